@@ -1,0 +1,4 @@
+// Command walbsh operates and serves WalB backup groups.
+package main
+
+func main() {}

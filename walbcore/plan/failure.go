@@ -1,0 +1,111 @@
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"walbsh/walbcore/walberr"
+)
+
+// Debt is something that a failed plan changed and could not bring back.
+type Debt struct {
+	Step   string // the compensation that failed
+	Server string
+	Err    error
+}
+
+// Failure is the error of a plan that did not reach its end. It prints as its
+// Err, which [errors.As] also finds.
+type Failure struct {
+	// Err has the operation, the failed step's server, the volume, the code of
+	// the cause, the cause itself, and as hint what to do.
+	Err *walberr.Error
+
+	Step   string   // name of the failed step, "" when none had begun
+	Undone []string // compensations that were done
+	Debts  []Debt   // compensations that failed
+
+	// Job is not 0 when the waiter left while the job still runs: it is that
+	// job's number, and what it brings back is not known yet.
+	Job uint64
+}
+
+// Error prints one line.
+func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap gives Err.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// codeIn gives the code of err, which happened under ctx: when ctx has ended,
+// that is the reason, whatever the error looks like.
+func codeIn(ctx context.Context, err error) walberr.Code {
+	if ctx.Err() == nil {
+		return walberr.CodeOf(err)
+	}
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return walberr.Timeout
+	}
+	return walberr.Canceled
+}
+
+// part splits err into what the outer line already says and the rest: it
+// gives the cause without the given volume and server and without its hint,
+// and that hint.
+func part(err error, volume, server string) (cause error, hint string) {
+	we, ok := err.(*walberr.Error) //nolint:errorlint // only the outermost line is rewritten
+	if !ok {
+		return err, ""
+	}
+	inner := *we
+	if inner.Volume == volume {
+		inner.Volume = ""
+	}
+	if inner.Server == server {
+		inner.Server = ""
+	}
+	hint, inner.Hint = inner.Hint, ""
+	return &inner, hint
+}
+
+// serverOf gives the server that err names, or def.
+func serverOf(err error, def string) string {
+	var we *walberr.Error
+	if errors.As(err, &we) && we.Server != "" {
+		return we.Server
+	}
+	return def
+}
+
+// failure makes the error of a plan whose step failed under ctx.
+func (x *exec) failure(ctx context.Context, f *stepFailure) *Failure {
+	server := serverOf(f.err, f.step.Server)
+	cause, hint := part(f.err, x.plan.Volume, server)
+	out := &Failure{
+		Step:   f.step.Name,
+		Undone: x.undone,
+		Debts:  x.debts,
+		Err: &walberr.Error{
+			Op: x.plan.Op, Server: server, Volume: x.plan.Volume, Code: codeIn(ctx, f.err), Err: cause,
+		},
+	}
+	found := fmt.Sprintf("step %d of %d (%s) failed", f.stage+1, len(x.plan.Stages), f.step.Name)
+	if len(x.undone) > 0 {
+		found += "; brought back: " + strings.Join(x.undone, ", ")
+	}
+	hints := make([]string, 0, len(x.debts)+1)
+	if hint != "" {
+		hints = append(hints, hint)
+	}
+	for _, d := range x.debts {
+		debtCause, debtHint := part(d.Err, x.plan.Volume, "")
+		found += fmt.Sprintf("; NOT brought back (%s): %v", d.Step, debtCause)
+		if debtHint != "" {
+			hints = append(hints, debtHint)
+		}
+	}
+	out.Err.Found = found
+	out.Err.Hint = strings.Join(hints, "; ")
+	return out
+}

@@ -57,8 +57,8 @@ type Info struct {
 	Err      error     // result; valid when State is Done (nil) or Failed
 	Warnings []error
 
-	// Detached tells that nobody was waiting when the job ended, so that its
-	// result has been seen by nobody.
+	// Detached tells that who waited for the job had left before it ended, so
+	// that nobody has seen its result.
 	Detached bool
 }
 
@@ -103,6 +103,7 @@ type Job struct {
 	err      error
 	warnings []error
 	waiters  int
+	left     bool // a waiter left while the job ran
 	detached bool
 }
 
@@ -203,7 +204,7 @@ func (js *Jobs) finish(j *Job, err error) {
 	if err != nil {
 		j.state = Failed
 	}
-	j.detached = j.waiters == 0
+	j.detached = j.left && j.waiters == 0
 	j.mu.Unlock()
 
 	js.mu.Lock()
@@ -285,23 +286,30 @@ func (j *Job) Cancel(cause error) { j.cancel(cause) }
 // Wait cancels the job's forward part and returns after a moment with a
 // [Failure] of which Job is the job's number: its compensation goes on.
 func (j *Job) Wait(ctx context.Context) error {
-	j.addWaiter(1)
-	defer j.addWaiter(-1)
+	j.mu.Lock()
+	j.waiters++
+	j.mu.Unlock()
 	select {
 	case <-j.done:
-		return j.Info().Err
 	case <-ctx.Done():
+		j.Cancel(context.Cause(ctx))
+		timer := time.NewTimer(waitGrace)
+		defer timer.Stop()
+		select {
+		case <-j.done:
+		case <-timer.C:
+		}
 	}
-	cause := context.Cause(ctx)
-	j.Cancel(cause)
-	timer := time.NewTimer(waitGrace)
-	defer timer.Stop()
-	select {
-	case <-j.done:
-		return j.Info().Err
-	case <-timer.C:
+	j.mu.Lock()
+	j.waiters--
+	ended := !j.ended.IsZero()
+	j.left = j.left || !ended
+	err := j.err
+	j.mu.Unlock()
+	if ended {
+		return err
 	}
-	return j.abandoned(cause)
+	return j.abandoned(context.Cause(ctx))
 }
 
 // abandoned makes the error of a waiter that leaves a running job.
@@ -331,12 +339,6 @@ func (j *Job) Info() Info {
 		ID: j.id, Op: j.spec.Op, Volume: j.spec.Volume, State: j.state, Step: j.step, Server: j.server,
 		Began: j.began, Ended: j.ended, Err: j.err, Warnings: slices.Clone(j.warnings), Detached: j.detached,
 	}
-}
-
-func (j *Job) addWaiter(n int) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.waiters += n
 }
 
 func (j *Job) setState(s State) {

@@ -39,11 +39,7 @@ type TempFile struct {
 // writing.
 func CreateTemp(fsys FS, dir string) (*TempFile, error) {
 	for try := 0; ; try++ {
-		name := []byte(tempPrefix)
-		for len(name) < tempNameLen {
-			name = append(name, tempLetters[rand.IntN(len(tempLetters))])
-		}
-		path := filepath.Join(dir, string(name))
+		path := filepath.Join(dir, tempName())
 		f, err := fsys.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err == nil {
 			return &TempFile{File: f, fs: fsys, dir: dir, path: path}, nil
@@ -52,6 +48,14 @@ func CreateTemp(fsys FS, dir string) (*TempFile, error) {
 			return nil, err
 		}
 	}
+}
+
+func tempName() string {
+	name := []byte(tempPrefix)
+	for len(name) < tempNameLen {
+		name = append(name, tempLetters[rand.IntN(len(tempLetters))])
+	}
+	return string(name)
 }
 
 // Dir is the directory that holds the file.
@@ -197,4 +201,37 @@ func removeTree(fsys FS, path string, isDir bool) error {
 		return err
 	}
 	return nil
+}
+
+// LinkReplace gives the file oldName the second name newName, atomically
+// replacing a file of that name, and makes it durable. The directory of
+// newName must exist. After an error published tells, as for
+// [TempFile.Commit], whether newName stands for the file nevertheless.
+func LinkReplace(fsys FS, oldName, newName string) (published bool, err error) {
+	dir := filepath.Dir(newName)
+	tmp, err := linkTemp(fsys, oldName, dir)
+	if err != nil {
+		return false, err
+	}
+	if err := fsys.Rename(tmp, newName); err != nil {
+		return false, errors.Join(err, fsys.Remove(tmp))
+	}
+	// Renaming between two names of one file does nothing and keeps both.
+	if err := fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	return true, fsys.SyncDir(dir)
+}
+
+func linkTemp(fsys FS, oldName, dir string) (string, error) {
+	for try := 0; ; try++ {
+		tmp := filepath.Join(dir, tempName())
+		err := fsys.Link(oldName, tmp)
+		if err == nil {
+			return tmp, nil
+		}
+		if !errors.Is(err, fs.ErrExist) || try == tempTries {
+			return "", err
+		}
+	}
 }

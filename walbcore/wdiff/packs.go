@@ -1,0 +1,195 @@
+package wdiff
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"walbsh/walbcore/block"
+	"walbsh/walbcore/checksum"
+	"walbsh/walbcore/compress"
+)
+
+// PackOptions says how EachPack packs.
+type PackOptions struct {
+	// Opt is the wanted codec; Opt.CPUs goroutines compress. Records that are
+	// all of an image stored with this codec pass through as they are.
+	Opt compress.Opt
+	// MaxBytes is the size in bytes at which a pack is closed, counted before
+	// compression; 0 means [MaxPackData], which is also the most.
+	MaxBytes int
+}
+
+// EachPack packs the records of s and calls emit for every pack, in order, on
+// the calling goroutine. The bytes that emit gets, block and data, are valid
+// during the call only. A pack is closed by the sizes of its records before
+// compression, so that one pack never weighs more than [MaxPackSize]. It returns
+// at the first error, also that of emit or ctx, after its goroutines ended.
+func EachPack(ctx context.Context, s Stream, o PackOptions, emit func(pack []byte) error) (Stats, error) {
+	if err := o.Opt.Validate(); err != nil {
+		return Stats{}, err
+	}
+	limit := MaxPackData
+	if o.MaxBytes > 0 {
+		limit = min(o.MaxBytes, MaxPackData)
+	}
+	var st Stats
+	pack := newPacker(limit)
+	err := eachBatch(ctx, s, o.Opt, func(ios []IO) error {
+		for i := range ios {
+			weight := 0
+			if ios[i].Kind == Normal {
+				weight = int(ios[i].Blocks.Bytes())
+			}
+			if !pack.fits(weight) {
+				if err := emit(pack.finish()); err != nil {
+					return err
+				}
+				pack.reset()
+			}
+			pack.add(&ios[i], weight)
+			st.add(&ios[i])
+		}
+		return nil
+	})
+	if err == nil && pack.n > 0 {
+		err = emit(pack.finish())
+	}
+	return st, err
+}
+
+// A batch is a run of records that one worker loads and compresses at a go.
+const (
+	batchRecords = 32
+	batchBlocks  = 1024 // a batch that holds this many blocks of data is closed
+)
+
+type batch struct {
+	recs []Record
+	ios  []IO
+	bufs [][]byte // stored data of the IOs
+	raw  []byte   // one record, expanded
+	done chan error
+}
+
+// eachBatch loads and compresses the records of s, several batches at a time,
+// and gives them to use in order on the calling goroutine.
+func eachBatch(ctx context.Context, s Stream, opt compress.Opt, use func([]IO) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	workers := int(opt.CPUs)
+	batches := 2*workers + 1
+	free := make(chan *batch, batches)
+	work := make(chan *batch, batches)
+	order := make(chan *batch, batches)
+	for range batches {
+		free <- &batch{done: make(chan error, 1)}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	var readErr error // written before order is closed
+	wg.Go(func() {
+		defer close(order)
+		defer close(work)
+		for {
+			select {
+			case b := <-free:
+				err := b.read(s)
+				if len(b.recs) > 0 {
+					order <- b
+					work <- b
+				}
+				if errors.Is(err, io.EOF) {
+					return
+				}
+				if err != nil {
+					readErr = err
+					return
+				}
+			case <-ctx.Done():
+				readErr = context.Cause(ctx)
+				return
+			}
+		}
+	})
+	load := NewLoader(DefaultCache)
+	for range workers {
+		wg.Go(func() {
+			for b := range work {
+				if ctx.Err() != nil {
+					b.done <- context.Cause(ctx)
+					continue
+				}
+				b.done <- b.load(load, opt)
+			}
+		})
+	}
+	for b := range order {
+		if err := <-b.done; err != nil {
+			return err
+		}
+		if err := use(b.ios); err != nil {
+			return err
+		}
+		free <- b
+	}
+	return readErr
+}
+
+// read fills the batch with records. The error, io.EOF included, stands for
+// what came behind them.
+func (b *batch) read(s Stream) error {
+	b.recs, b.ios = b.recs[:0], b.ios[:0]
+	blocks := block.LB(0)
+	for len(b.recs) < batchRecords && blocks < batchBlocks {
+		r, err := s.Next()
+		if err != nil {
+			return err
+		}
+		b.recs = append(b.recs, r)
+		if r.Kind == Normal {
+			blocks += r.Blocks
+		}
+	}
+	return nil
+}
+
+func (b *batch) load(l *Loader, opt compress.Opt) error {
+	for len(b.bufs) < len(b.recs) {
+		b.bufs = append(b.bufs, nil)
+	}
+	for i, r := range b.recs {
+		o := IO{Addr: r.Addr, Blocks: r.Blocks, Kind: r.Kind}
+		if r.Kind == Normal {
+			if err := b.loadData(&o, i, r, l, opt); err != nil {
+				return err
+			}
+		}
+		b.ios = append(b.ios, o)
+	}
+	return nil
+}
+
+func (b *batch) loadData(o *IO, i int, r Record, l *Loader, opt compress.Opt) error {
+	var err error
+	if r.Whole() && r.Image.Codec == opt.Type {
+		b.bufs[i], err = l.Stored(r, b.bufs[i])
+		o.Codec, o.Data, o.Sum = opt.Type, b.bufs[i], r.Image.Sum
+		return err
+	}
+	b.raw = grow(b.raw, int(r.Blocks.Bytes()))
+	if err := l.Read(b.raw, r, 0); err != nil {
+		return err
+	}
+	stored, codec, err := compress.CompressOrStore(b.bufs[i], b.raw, opt.Type, opt.Level)
+	if err != nil {
+		return err
+	}
+	if codec == compress.None {
+		stored = append(b.bufs[i][:0], stored...)
+	}
+	b.bufs[i] = stored
+	o.Codec, o.Data, o.Sum = codec, stored, checksum.Sum(stored, 0)
+	return nil
+}

@@ -192,6 +192,10 @@ func (js *Jobs) run(ctx context.Context, j *Job) error {
 			Op: j.spec.Op, Server: server, Volume: j.spec.Volume, Code: codeIn(ctx, err), Err: cause, Hint: hint,
 		}}
 	}
+	if show, ok := ctx.Value(dryRunKey{}).(func(*Plan)); ok {
+		show(p)
+		return nil
+	}
 	j.setState(Running)
 	x := &exec{plan: p, job: j, journal: js.opts.Journal}
 	return x.run(ctx, js.hard)

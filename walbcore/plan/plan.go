@@ -115,3 +115,11 @@ func (p *Plan) String() string {
 	}
 	return b.String()
 }
+
+type dryRunKey struct{}
+
+// WithDryRun makes jobs that are started with the returned context build their
+// plan, show it, and end with success without having acted.
+func WithDryRun(ctx context.Context, show func(*Plan)) context.Context {
+	return context.WithValue(ctx, dryRunKey{}, show)
+}

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	shutdownGrace = 2 * time.Second        // for control commands at their reply
+	shutdownGrace = time.Second            // for control commands at their reply
 	acceptRetry   = 100 * time.Millisecond // after a failed accept
 	busyLogEvery  = 10 * time.Second
 )

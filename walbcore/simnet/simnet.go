@@ -11,6 +11,7 @@ package simnet
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -182,10 +183,13 @@ func (r *Relay) Await(ctx context.Context, cond func([]Record) bool) error {
 }
 
 // Close stops listening, closes every connection and waits until all is
-// ended.
+// ended. Closing again does nothing.
 func (r *Relay) Close() error {
 	r.stop()
 	err := r.listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
 	r.CutAll()
 	r.work.Wait()
 	return err

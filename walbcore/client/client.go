@@ -41,6 +41,9 @@ const retryPause = 100 * time.Millisecond
 type Options struct {
 	// ID is the node id that servers see and log.
 	ID string
+	// Name is what errors call the server until it has told its id; "" means
+	// its address.
+	Name string
 	// Timeout limits connecting, and each single read and write of the
 	// answer. 0 is no limit; [wire.DefaultTimeout] is the original's.
 	Timeout time.Duration
@@ -67,6 +70,14 @@ func New(addr string, opts Options) *Client { return &Client{addr: addr, opts: o
 // Addr is the server's address as given to [New].
 func (c *Client) Addr() string { return c.addr }
 
+// label is what errors call the server as long as it has not told its id.
+func (c *Client) label() string {
+	if c.opts.Name != "" {
+		return c.opts.Name
+	}
+	return c.addr
+}
+
 // command is one exchange with the server.
 type command struct {
 	name   string // protocol name
@@ -84,7 +95,8 @@ func words(v ...string) func(w *wire.Writer) {
 
 // once performs the command on a connection of its own.
 func (c *Client) once(ctx context.Context, cmd command) error {
-	server := c.addr
+	server := c.label()
+	told := false
 	err := func() error {
 		conn, err := wire.Dial(ctx, c.addr, wire.Options{Timeout: c.opts.Timeout})
 		if err != nil {
@@ -93,7 +105,7 @@ func (c *Client) once(ctx context.Context, cmd command) error {
 		defer conn.Close()
 		id, err := wire.ClientHello(conn, c.opts.ID, cmd.name)
 		if id != "" {
-			server = id
+			server, told = id, true
 		}
 		if err != nil {
 			return err
@@ -120,7 +132,7 @@ func (c *Client) once(ctx context.Context, cmd command) error {
 	if err == nil {
 		return nil
 	}
-	return c.failure(ctx, cmd, server, err)
+	return c.failure(ctx, cmd, server, told, err)
 }
 
 // again performs a command that only asks, and repeats it as the options say.
@@ -133,13 +145,14 @@ func (c *Client) again(ctx context.Context, cmd command) error {
 		select {
 		case <-time.After(retryPause):
 		case <-ctx.Done():
-			return c.failure(ctx, cmd, c.addr, context.Cause(ctx))
+			return c.failure(ctx, cmd, c.label(), false, context.Cause(ctx))
 		}
 	}
 }
 
-// failure gives err the shape that callers see.
-func (c *Client) failure(ctx context.Context, cmd command, server string, err error) error {
+// failure gives err the shape that callers see. told says that server is the
+// id that the server told, so that it did answer.
+func (c *Client) failure(ctx context.Context, cmd command, server string, told bool, err error) error {
 	e := &walberr.Error{Op: cmd.name, Server: server, Volume: cmd.volume, Code: walberr.CodeOf(err), Err: err}
 	if cmd.op != "" {
 		e.Op = cmd.op
@@ -152,7 +165,7 @@ func (c *Client) failure(ctx context.Context, cmd command, server string, err er
 	switch {
 	case ctx.Err() != nil:
 		e.Code = walberr.CodeOf(ctx.Err())
-	case e.Code == walberr.Unreachable && server == c.addr:
+	case e.Code == walberr.Unreachable && !told:
 		e.Hint = "is a server running at " + c.addr + "?"
 	case e.Code == walberr.Unreachable:
 		e.Hint = "the server at " + c.addr + " closed the connection; its log says why"
@@ -176,7 +189,7 @@ func (c *Client) usage(cmd command, err error) error {
 	if op == "" {
 		op = cmd.name
 	}
-	return &walberr.Error{Op: op, Server: c.addr, Volume: cmd.volume, Code: walberr.Usage, Found: wire.RefusalText(err)}
+	return &walberr.Error{Op: op, Server: c.label(), Volume: cmd.volume, Code: walberr.Usage, Found: wire.RefusalText(err)}
 }
 
 // Features asks the server once which extensions of ours it has. An original

@@ -1,0 +1,87 @@
+package transfer
+
+import (
+	"context"
+	"io"
+
+	"walbsh/walbcore/block"
+	"walbsh/walbcore/compress"
+)
+
+// Limits of a block stream.
+const (
+	// MaxBulk is the largest bulk that is sent or taken: 4 MiB, what the
+	// original's commands allow.
+	MaxBulk block.LB = 8192
+	// DefaultBulk is the bulk of commands that do not say: 256 KiB.
+	DefaultBulk block.LB = 512
+	// DefaultSyncInterval is how many bytes a receiver takes between two
+	// checkpoints.
+	DefaultSyncInterval int64 = 1 << 30
+)
+
+// BlockSource is a volume or image that is read block by block. The methods
+// are called from one goroutine. wdev.Disk is one.
+type BlockSource interface {
+	io.ReaderAt
+	// NextData finds the first range at or behind from that may hold
+	// anything but zeros; everything between from and its Addr reads as
+	// zeros. At the end the range is empty, with Addr the size of the source.
+	NextData(ctx context.Context, from block.LB) (block.Range, error)
+}
+
+// BlockSink is an image that is written block by block. Ranges are whole
+// blocks. WriteAt and Zero are called from several goroutines at once, on
+// ranges that do not overlap; Sync may run beside them.
+type BlockSink interface {
+	io.WriterAt
+	// Zero makes the range read as zeros. It is called for every zero part of
+	// the stream, neighbouring ones joined: on an image that is known to be
+	// empty it may do nothing.
+	Zero(off, n int64) error
+	// Sync makes durable what was written before the call. The role calls it
+	// early and often beside the writing, so that no single one takes long.
+	Sync() error
+}
+
+// BlockStream is the shape of a block stream, as both sides agreed on it.
+type BlockStream struct {
+	Size     block.LB     // of the volume
+	Start    block.LB     // first block of the stream, a multiple of nothing; at most Size
+	Bulk     block.LB     // blocks per frame, 1 to MaxBulk
+	Compress compress.Opt // CPUs is the number of goroutines that (de)compress
+}
+
+// Options are what every role takes beside its own parameters. The zero value
+// is fine.
+type Options struct {
+	// Progress is told how far the transfer is, from one goroutine at a
+	// time, not more often than once for each bulk, pack or log pack. It must
+	// not block.
+	Progress func(Progress)
+	// SyncInterval is the number of bytes between checkpoints of a receiver;
+	// 0 means DefaultSyncInterval.
+	SyncInterval int64
+}
+
+// Progress says how far a transfer is.
+type Progress struct {
+	Phase Phase
+	// Done and Total count the phase's work in bytes: of the volume in a
+	// block stream (Done is where everything below is sent or written), of
+	// diff files in a replication's rounds, of log in a log stream. Total is
+	// 0 where it is not known.
+	Done, Total uint64
+	// Sent and Received are the bytes on the wire since the connection began.
+	Sent, Received uint64
+}
+
+// Phase is the part of a transfer that is running.
+type Phase string
+
+// The phases.
+const (
+	PhaseFull Phase = "full" // block stream
+	PhaseDiff Phase = "diff" // pack stream
+	PhaseLog  Phase = "log"  // log stream
+)

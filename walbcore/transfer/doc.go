@@ -1,0 +1,60 @@
+// Package transfer holds the conversations in which servers move data, both
+// sides of each: full backup (storage to archive), log shipping (storage to
+// proxy), diff shipping (proxy to archive) and replication (archive to archive).
+//
+// A role is one function. It starts behind the negotiation, on a [wire.Conn],
+// and returns when the conversation is over. It knows bytes and order, nothing
+// else: states, locks, files and policy belong to the server, which gives the
+// role a small interface and is called back in the order that the protocol
+// demands. The doc comment of every method says when it is called, what the
+// peer is told before and after, and what must be durable when it returns.
+//
+//	function              runs at             peer
+//	SendFullBackup        storage             ServeFullBackup
+//	ServeFullBackup       archive             SendFullBackup
+//	OfferWlog, SendWlog   storage             ServeWlog
+//	ServeWlog             proxy               SendWlog
+//	SendWdiff             proxy               ServeWdiff
+//	ServeWdiff            archive             SendWdiff
+//	SendRepl              archive (source)    ServeRepl
+//	ServeRepl             archive (dest.)     SendRepl
+//
+// # Ending early
+//
+// A force stop is the end of ctx: reads and writes of the connection fail at
+// once, the role waits for its goroutines, closes what it opened and returns
+// the cause of ctx. It never sends a word about it; the caller closes the
+// connection and the peer sees it broken. Every other failure ends the same
+// way. A graceful stop is not looked at: the caller waits.
+//
+// A refusal by the peer is a *[wire.Refusal] with its text. A refusal by our
+// side is the error that an interface's method returned: before the first
+// status word a Serve function just returns it, and the server sends its text
+// (that is what server handlers do with an error before they replied); later
+// ones are sent by the role where the protocol has a place for them.
+//
+// # Streams
+//
+// Block stream (full backup, full replication), one frame for each bulk from
+// the first block to the end of the volume, the last one may be shorter; there
+// is no end mark:
+//
+//	zero bulk    u64 0
+//	other        u64 size (> 0) | u32 checksum of the compressed bytes | size bytes
+//
+// Log stream; a unit is a pack header or the data of a record, whole PBs:
+//
+//	00 | u32 compressed size, 0 if stored | u32 plain size | bytes      snappy
+//	01 end | 02 the sender failed
+//
+// Pack stream (package wdiff, sorted packs that are never marked as the end):
+//
+//	00 | u64 size | pack                          01 end
+//
+// # What may come in
+//
+// Any bytes from the peer: lengths are bounded before memory is given, packs
+// and log packs are verified as a whole, and nothing unverified is committed.
+// Memory is bounded by about 32 MiB for each transfer, whatever the size of
+// the volume.
+package transfer

@@ -18,7 +18,12 @@ type Error struct {
 }
 
 // Error is for people. The words for the peer are given by [RefusalText].
-func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return firstLine(e.Text)
+	}
+	return e.Err.Error()
+}
 
 // Unwrap gives the [*walberr.Error].
 func (e *Error) Unwrap() error { return e.Err }

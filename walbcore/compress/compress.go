@@ -113,7 +113,7 @@ func ParseOpt(s string) (Opt, error) {
 func (o Opt) Validate() error {
 	switch {
 	case !o.Type.Valid():
-		return OptError(fmt.Sprintf("CompressOpt::verify:invalid type:%d", uint8(o.Type)))
+		return OptError("CompressOpt::verify:invalid type:" + string([]byte{byte(o.Type)}))
 	case o.Level > MaxLevel:
 		return OptError("CompressOpt::verify:invalid level:" + string([]byte{o.Level}))
 	case o.CPUs == 0:

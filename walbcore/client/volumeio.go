@@ -1,0 +1,138 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"sync"
+
+	"walbsh/walbcore/block"
+	"walbsh/walbcore/walberr"
+	"walbsh/walbcore/wire"
+)
+
+// Volume is a volume at a storage, used like a disk. Its methods may be called
+// from any goroutine; requests go one after the other. After a failure of the
+// connection every method fails.
+type Volume struct {
+	server string
+	size   block.LB
+	fail   func(error) error // gives an error its shape
+
+	mu   sync.Mutex
+	conn *wire.Conn
+}
+
+// OpenVolume opens a volume at a storage that offers walbsh-volume-io. The
+// connection ends with ctx or Close.
+func (c *Client) OpenVolume(ctx context.Context, vol string) (*Volume, error) {
+	cmd := command{name: wire.ProtoVolumeIO, volume: vol}
+	if err := c.checked(cmd); err != nil {
+		return nil, err
+	}
+	conn, err := wire.Dial(ctx, c.addr, wire.Options{Timeout: c.opts.Timeout})
+	if err != nil {
+		return nil, c.failure(ctx, cmd, c.label(), false, err)
+	}
+	id, err := wire.ClientHello(conn, c.opts.ID, cmd.name)
+	v := &Volume{server: id, conn: conn}
+	v.fail = func(err error) error { return c.failure(ctx, cmd, cmp.Or(id, c.label()), id != "", err) }
+	if err == nil {
+		conn.W.StrVec([]string{vol})
+		err = conn.Flush()
+	}
+	if err == nil {
+		_, err = wire.Status(conn.R, id, wire.OK)
+	}
+	if err == nil {
+		v.size, err = block.LB(conn.R.U64()), conn.R.Err()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, v.fail(err)
+	}
+	return v, nil
+}
+
+// Size is the size of the volume when it was opened.
+func (v *Volume) Size() block.LB { return v.size }
+
+// ReadAt reads len(p) bytes at off; both are multiples of 512. At the end of
+// the volume it is short, with io.EOF.
+func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
+	short := false
+	if left := v.size.Bytes() - off; int64(len(p)) > left {
+		p, short = p[:max(left, 0)], true
+	}
+	done := 0
+	for done < len(p) {
+		part := p[done:min(len(p), done+wire.MaxIO)]
+		if err := v.do(wire.IORead, off+int64(done), int64(len(part)), part); err != nil {
+			return done, err
+		}
+		done += len(part)
+	}
+	if short {
+		return done, io.EOF
+	}
+	return done, nil
+}
+
+// WriteAt writes p at off; both are multiples of 512. On return the log has
+// it: it survives the end of the storage, and a power cut after Flush.
+func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		part := p[done:min(len(p), done+wire.MaxIO)]
+		if err := v.do(wire.IOWrite, off+int64(done), int64(len(part)), part); err != nil {
+			return done, err
+		}
+		done += len(part)
+	}
+	return done, nil
+}
+
+// Flush makes everything written before durable.
+func (v *Volume) Flush() error { return v.do(wire.IOFlush, 0, 0, nil) }
+
+// Discard gives up n bytes at off: they read as zeros from then on.
+func (v *Volume) Discard(off, n int64) error { return v.do(wire.IODiscard, off, n, nil) }
+
+// Close ends the conversation.
+func (v *Volume) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	wire.VolumeIORequest{Op: wire.IOEnd}.Encode(v.conn.W)
+	err := v.conn.Flush()
+	if closeErr := v.conn.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// do sends one request and takes its answer. data is sent by a write and
+// filled by a read.
+func (v *Volume) do(op uint8, off, n int64, data []byte) error {
+	if off < 0 || n < 0 {
+		return v.fail(&walberr.Error{Op: wire.ProtoVolumeIO, Code: walberr.Usage, Found: "negative offset or length"})
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	wire.VolumeIORequest{Op: op, Offset: uint64(off), Length: uint64(n)}.Encode(v.conn.W)
+	if op == wire.IOWrite {
+		v.conn.W.Raw(data)
+	}
+	if err := v.conn.Flush(); err != nil {
+		return v.fail(err)
+	}
+	if _, err := wire.Status(v.conn.R, v.server, wire.OK); err != nil {
+		return v.fail(err)
+	}
+	if op == wire.IORead {
+		v.conn.R.Raw(data)
+	}
+	if err := v.conn.R.Err(); err != nil {
+		return v.fail(err)
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"walbsh/walbcore/block"
+	"walbsh/walbcore/fsm"
+	"walbsh/walbcore/meta"
+	"walbsh/walbcore/server"
+	"walbsh/walbcore/transfer"
+	"walbsh/walbcore/walberr"
+	"walbsh/walbcore/wdev"
+	"walbsh/walbcore/wire"
+)
+
+// fullBackup copies a volume to the archive, and ships its log from then on:
+// words volume and bulk size. It answers when the archive has accepted.
+func (s *Server) fullBackup(ctx context.Context, r *server.Request, words []string) error {
+	const name = "backupClient"
+	if err := server.RequireWords(words, 1); err != nil {
+		return err
+	}
+	bulk, err := parseBulk(words[1:])
+	if err != nil {
+		return err
+	}
+	v, err := s.volume(words[0], false)
+	if err != nil {
+		return err
+	}
+	release, err := s.core.Foreground(name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
+		return err
+	}
+	tx, err := v.sm.Begin(name, fsm.StorageSyncReady, fsm.StorageFullSync, fsm.StorageStopped)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	ctx, stopBreaking := v.breakable(ctx)
+	defer stopBreaking()
+
+	b := &backup{s: s, v: v, r: r}
+	if err := b.run(ctx, bulk); err != nil {
+		s.unmonitorVolume(v)
+		return err
+	}
+	if err := tx.Then(fsm.StorageStartTarget, fsm.StorageTarget); err != nil {
+		return err
+	}
+	if err := v.storeState(fsm.StorageTarget); err != nil {
+		s.unmonitorVolume(v)
+		return err
+	}
+	tx.Commit()
+	s.tasks.PushForce(v.name, 0)
+	s.cfg.Log.Info("full-bkp succeeded:" + v.name)
+	return nil
+}
+
+// parseBulk reads the optional bulk size of a backup command.
+func parseBulk(words []string) (block.LB, error) {
+	if len(words) == 0 {
+		return transfer.DefaultBulk, nil
+	}
+	size, err := block.ParseSize(words[0])
+	if err != nil {
+		return 0, server.Refusef(walberr.Usage, "Invalid suffix charactor.")
+	}
+	switch {
+	case size < block.Size:
+		return 0, server.Refusef(walberr.Range, "parseBackupParam:too small size:%d", size)
+	case size > transfer.MaxBulk.Bytes():
+		return 0, server.Refusef(walberr.Range, "parseBackupParam:too large size:%d", size)
+	}
+	return block.FromBytes(size), nil
+}
+
+// backup is one full backup on its way. It is the transfer's BackupSource.
+type backup struct {
+	s *Server
+	v *volume
+	r *server.Request
+}
+
+func (b *backup) run(ctx context.Context, bulk block.LB) error {
+	conn, err := b.s.dial(ctx, b.s.cfg.Archive, wire.ProtoFullSync)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	b.v.mu.Lock()
+	size := b.v.dev.Size()
+	b.v.mu.Unlock()
+	req := wire.FullSyncRequest{
+		HostType: wire.HostStorage, Volume: b.v.name, Size: size, Timestamp: b.s.now(),
+		Bulk: bulk, Compress: b.s.cfg.Compress,
+	}
+	err = transfer.SendFullBackup(ctx, conn, req, b, transfer.Options{})
+	var refusal *wire.Refusal
+	if errors.As(err, &refusal) && !b.r.Replied() {
+		return server.Refusef(walberr.BadState, "backupClient:not accepted by archive:%s:%s", refusal.Server, refusal.Text)
+	}
+	return err
+}
+
+// Accepted lets the controller go: the rest happens without it.
+func (b *backup) Accepted(context.Context) error { return b.r.Accept() }
+
+// ResetLog begins the log life that belongs to this backup.
+func (b *backup) ResetLog(ctx context.Context) (meta.UUID, error) {
+	return b.v.resetLog(ctx, 0, b.s.now())
+}
+
+// Begun starts to ship what is written while the volume is scanned.
+func (b *backup) Begun(ctx context.Context) error { return b.s.monitor(ctx, b.v) }
+
+// Source is the device, read at no more than the full scan limit.
+func (b *backup) Source(ctx context.Context) (transfer.BlockSource, error) {
+	b.v.mu.Lock()
+	defer b.v.mu.Unlock()
+	if b.s.cfg.FullScanLBPerSec == 0 {
+		return b.v.dev, nil
+	}
+	return &throttled{Disk: b.v.dev, limit: b.s.cfg.FullScanLBPerSec, now: b.s.cfg.Now, stopped: ctx.Done()}, nil
+}
+
+// Snapshot marks the point from which the backup is clean.
+func (b *backup) Snapshot(context.Context) (meta.Gid, error) {
+	gid, err := b.v.snapshot(b.s.cfg.MaxWlogMB, b.s.now())
+	if err != nil {
+		return 0, fmt.Errorf("snapshot at the end of the full backup: %w", err)
+	}
+	b.s.tasks.PushForce(b.v.name, 0)
+	return gid, nil
+}
+
+// throttled is a device that is read no faster than a limit.
+type throttled struct {
+	wdev.Disk
+	limit   block.LB // per second
+	now     func() time.Time
+	stopped <-chan struct{} // closed when the backup gives up
+
+	mu    sync.Mutex
+	ready time.Time // when the next read may begin
+}
+
+// ReadAt reads when its turn has come, or at once when nobody wants the result.
+func (t *throttled) ReadAt(p []byte, off int64) (int, error) {
+	turn := time.NewTimer(t.reserve(block.CeilBytes(int64(len(p)))))
+	defer turn.Stop()
+	select {
+	case <-turn.C:
+	case <-t.stopped:
+	}
+	return t.Disk.ReadAt(p, off)
+}
+
+// reserve takes a place behind the reads before it, and gives how long it is
+// away.
+func (t *throttled) reserve(n block.LB) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := t.now(); t.ready.Before(now) {
+		t.ready = now
+	}
+	wait := t.ready.Sub(t.now())
+	t.ready = t.ready.Add(time.Duration(float64(n) / float64(t.limit) * float64(time.Second)))
+	return wait
+}

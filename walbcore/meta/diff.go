@@ -80,8 +80,8 @@ func (d Diff) CanMerge(next Diff) bool {
 }
 
 // Merge gives the diff that does what d and then next do. Its size is unknown.
-// From a pair with next.E.E < d.E.E, which no log produces, comes a diff that
-// [Diff.Check] refuses; the lists of [Manager] never hold such a pair.
+// A dirty next with next.E.E < d.E.E, which no log produces, gives a diff that
+// claims less than it may hold; the lists of [Manager] never have such a pair.
 func (d Diff) Merge(next Diff) (Diff, error) {
 	if !d.CanMerge(next) {
 		return Diff{}, errorf(walberr.BadState, "merge:can not merge:%s:%s", d, next)

@@ -94,10 +94,10 @@ func (g *group) add(d Diff) bool {
 	return true
 }
 
-// canAdd also looks at the merged diff: no receiver takes one that breaks the
-// invariants.
+// canAdd also looks at the far ends: a receiver would refuse a merged diff that
+// ends before it begins, and must not be told less than it gets.
 func (g *group) canAdd(d *Diff) bool {
-	return g.sum.CanMerge(*d) && g.sum.merged(*d).Check() == nil
+	return g.sum.CanMerge(*d) && (d.IsClean() || g.sum.E.E <= d.E.E)
 }
 
 // budget limits a list: at least one diff, at most size bytes, at most nr files.

@@ -9,7 +9,8 @@ import (
 )
 
 // Manager knows all diffs of one directory and answers which of them are
-// needed for what. It keeps metadata only and touches no file.
+// needed for what. It keeps metadata only and touches no file. The zero Manager
+// is empty and ready.
 //
 // It is not safe for concurrent use: the owner's lock guards it. Every list that
 // it returns is a copy, in the order of application unless said otherwise.

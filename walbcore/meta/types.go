@@ -41,16 +41,11 @@ func ParseLsid(s string) (Lsid, error) {
 }
 
 // parseUint takes decimal digits and nothing else. Its refusal shows at most
-// the first 16 characters.
+// the first 16 bytes.
 func parseUint(s string) (uint64, error) {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return 0, errorf(walberr.Usage, "atoi::convertToUint:%.16s", s)
-		}
-	}
 	n, err := strconv.ParseUint(s, 10, 64)
-	if err != nil {
-		return 0, errorf(walberr.Usage, "atoi::convertToUint:%.16s", s)
+	if err != nil || digitsEnd(s, 0) != len(s) {
+		return 0, errorf(walberr.Usage, "atoi::convertToUint:%s", s[:min(16, len(s))])
 	}
 	return n, nil
 }

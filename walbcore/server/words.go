@@ -1,6 +1,12 @@
 package server
 
-import "walbsh/walbcore/walberr"
+import (
+	"fmt"
+	"net"
+	"slices"
+
+	"walbsh/walbcore/walberr"
+)
 
 // ExactWords checks that a command got exactly n words and none of them is
 // empty: "<name>:bad size:<n>:<got>", "<name>:empty string:<index>".
@@ -8,10 +14,13 @@ func ExactWords(name string, words []string, n int) error {
 	if len(words) != n {
 		return Refusef(walberr.Usage, "%s:bad size:%d:%d", name, n, len(words))
 	}
-	for i, w := range words {
-		if w == "" {
-			return Refusef(walberr.Usage, "%s:empty string:%d", name, i)
-		}
+	return NonEmptyWords(name, words)
+}
+
+// NonEmptyWords checks that no word is empty: "<name>:empty string:<index>".
+func NonEmptyWords(name string, words []string) error {
+	if i := slices.Index(words, ""); i >= 0 {
+		return Refusef(walberr.Usage, "%s:empty string:%d", name, i)
 	}
 	return nil
 }
@@ -23,10 +32,8 @@ func RequireWords(words []string, n int) error {
 	if len(words) < n {
 		return Refusef(walberr.Usage, "missing required params: %d %d", len(words), n)
 	}
-	for i, w := range words[:n] {
-		if w == "" {
-			return Refusef(walberr.Usage, "required parameter is empty: %d %d", i, n)
-		}
+	if i := slices.Index(words[:n], ""); i >= 0 {
+		return Refusef(walberr.Usage, "required parameter is empty: %d %d", i, n)
 	}
 	return nil
 }
@@ -54,4 +61,13 @@ func ParseStopMode(words []string) StopMode {
 		}
 	}
 	return StopGraceful
+}
+
+// KeepAliveText prints the keep-alive setting as status lines do: "OFF", or
+// "ON (idle 1800 intvl 60 cnt 10)" in seconds.
+func KeepAliveText(k net.KeepAliveConfig) string {
+	if !k.Enable {
+		return "OFF"
+	}
+	return fmt.Sprintf("ON (idle %d intvl %d cnt %d)", int64(k.Idle.Seconds()), int64(k.Interval.Seconds()), k.Count)
 }

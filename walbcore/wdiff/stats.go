@@ -1,7 +1,9 @@
 package wdiff
 
 import (
+	"errors"
 	"fmt"
+	"io"
 
 	"walbsh/walbcore/block"
 )
@@ -53,3 +55,24 @@ func (s *Stats) count(kind Kind, blocks block.LB, size int) {
 }
 
 func (s *Stats) add(o *IO) { s.count(o.Kind, o.Blocks, len(o.Data)) }
+
+// Stats counts the records of the file. DataSize of an indexed file is all that
+// lies before the index, with padding and images that were replaced.
+func (f *File) Stats() (Stats, error) {
+	st := Stats{Files: 1}
+	s := f.Records()
+	for {
+		r, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return Stats{}, err
+		}
+		st.count(r.Kind, r.Blocks, int(r.Image.Size))
+	}
+	if f.header.Indexed {
+		st.DataSize = f.index - HeaderSize
+	}
+	return st, nil
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/snappy"
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
@@ -31,7 +32,7 @@ func encode(dst, src []byte, t Type, level uint8) ([]byte, error) {
 	case Gzip:
 		return zlibEncode(dst, src, level)
 	case Snappy:
-		return snappy.Encode(grow(dst, snappy.MaxEncodedLen(len(src))), src), nil
+		return s2.EncodeSnappy(grow(dst, s2.MaxEncodedLen(len(src))), src), nil
 	case LZMA:
 		return xzEncode(dst, src, level)
 	case LZ4:

@@ -53,9 +53,7 @@ var xzDicts = [MaxLevel + 1]int{
 
 func xzEncode(dst, src []byte, level uint8) ([]byte, error) {
 	out := sink{dst}
-	// A dictionary longer than the data would only cost memory.
-	need := max(lzma.MinDictCap, 1<<bits.Len(uint(max(len(src), 1)-1)))
-	w, err := xz.WriterConfig{DictCap: min(xzDicts[level], need), CheckSum: xz.CRC64}.NewWriter(&out)
+	w, err := xz.WriterConfig{DictCap: xzDict(len(src), level), CheckSum: xz.CRC64}.NewWriter(&out)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +64,13 @@ func xzEncode(dst, src []byte, level uint8) ([]byte, error) {
 		return nil, err
 	}
 	return out.buf, nil
+}
+
+// xzDict is the dictionary to write n bytes with: a longer one than the data
+// would only cost memory.
+func xzDict(n int, level uint8) int {
+	need := 1 << bits.Len(uint(max(n, 1)-1))
+	return min(xzDicts[level], max(lzma.MinDictCap, need))
 }
 
 func xzDecode(dst, src []byte) (int, error) {

@@ -21,7 +21,7 @@ const (
 )
 
 // BlockSource is a volume or image that is read block by block. The methods
-// are called from one goroutine. wdev.Disk is one.
+// are called from one goroutine. wdev.Disk and image.Image are such.
 type BlockSource interface {
 	io.ReaderAt
 	// NextData finds the first range at or behind from that may hold
@@ -30,17 +30,19 @@ type BlockSource interface {
 	NextData(ctx context.Context, from block.LB) (block.Range, error)
 }
 
-// BlockSink is an image that is written block by block. Ranges are whole
-// blocks. WriteAt and Zero are called from several goroutines at once, on
+// BlockSink is an image that is written block by block; image.Image is one.
+// WriteAt, Zero and WriteBack are called from several goroutines at once, on
 // ranges that do not overlap; Sync may run beside them.
 type BlockSink interface {
 	io.WriterAt
 	// Zero makes the range read as zeros. It is called for every zero part of
 	// the stream, neighbouring ones joined: on an image that is known to be
 	// empty it may do nothing.
-	Zero(off, n int64) error
-	// Sync makes durable what was written before the call. The role calls it
-	// early and often beside the writing, so that no single one takes long.
+	Zero(r block.Range) error
+	// WriteBack starts writing a range to the disk without waiting, so that a
+	// later Sync has little left to do. It is a hint.
+	WriteBack(off, n int64)
+	// Sync makes everything written before durable.
 	Sync() error
 }
 

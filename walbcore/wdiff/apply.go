@@ -44,24 +44,24 @@ func (m DiscardMode) String() string {
 	return fmt.Sprintf("discardmode(%d)", uint8(m))
 }
 
-// Target is an image that records are applied to. All offsets and lengths are
-// multiples of 512 bytes. The methods are called from several goroutines at
-// once, on ranges that do not overlap.
+// Target is an image that records are applied to; image.Image is one. Ranges
+// are whole blocks. The methods are called from several goroutines at once, on
+// ranges that do not overlap.
 type Target interface {
 	io.WriterAt
 	// Zero makes the range read as zeros; whether it takes up space is the
 	// target's choice.
-	Zero(off, n int64) error
-	// Discard gives the range back to the store. What it reads as afterwards
-	// is the target's choice.
-	Discard(off, n int64) error
+	Zero(r block.Range) error
 }
 
 // ApplyOptions says how Apply works.
 type ApplyOptions struct {
 	Size    block.LB    // of the target; a record beyond it is an error
 	Discard DiscardMode // what to do with discard records
-	Workers int         // goroutines that expand and write; 0 means 2
+	// Passdown gives a range back to the store, for DiscardPassdown. nil is
+	// Target.Zero, which does that in a sparse file.
+	Passdown func(r block.Range) error
+	Workers  int // goroutines that expand and write; 0 means 2
 }
 
 // Apply writes the records of s to the target. It does not sync the target. It
@@ -106,6 +106,10 @@ func Apply(ctx context.Context, s Stream, dst Target, o ApplyOptions) (Stats, er
 
 // applyRecords hands normal records to the workers and does the others itself.
 func applyRecords(ctx context.Context, s Stream, dst Target, o ApplyOptions, recs chan<- Record) (Stats, error) {
+	passdown := o.Passdown
+	if passdown == nil {
+		passdown = dst.Zero
+	}
 	var st Stats
 	for {
 		r, err := s.Next()
@@ -132,9 +136,9 @@ func applyRecords(ctx context.Context, s Stream, dst Target, o ApplyOptions, rec
 				return st, context.Cause(ctx)
 			}
 		case r.Kind == AllZero || o.Discard == DiscardZero:
-			err = dst.Zero(r.Addr.Bytes(), r.Blocks.Bytes())
+			err = dst.Zero(r.Range())
 		case o.Discard == DiscardPassdown:
-			err = dst.Discard(r.Addr.Bytes(), r.Blocks.Bytes())
+			err = passdown(r.Range())
 		}
 		if err != nil {
 			return st, fmt.Errorf("apply record %d+%d: %w", r.Addr, r.Blocks, err)

@@ -455,7 +455,11 @@ func TestDiscardModes(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, text, mode.String())
 		img := filled(8<<9, 0x5a)
-		_, err = Apply(t.Context(), &slice{{Addr: 2, Blocks: 3, Kind: Discard}}, img, ApplyOptions{Size: 8, Discard: mode})
+		passdown := func(r block.Range) error {
+			copy(img[r.Addr.Bytes():r.End().Bytes()], filled(r.Len.Bytes(), 0xdd))
+			return nil
+		}
+		_, err = Apply(t.Context(), &slice{{Addr: 2, Blocks: 3, Kind: Discard}}, img, ApplyOptions{Size: 8, Discard: mode, Passdown: passdown})
 		require.NoError(t, err)
 		want := filled(8<<9, 0x5a)
 		copy(want[2<<9:], filled(3<<9, fill))

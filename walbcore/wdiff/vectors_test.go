@@ -137,15 +137,8 @@ type memory []byte
 
 func (m memory) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:], p), nil }
 
-func (m memory) Zero(off, n int64) error {
-	clear(m[off : off+n])
-	return nil
-}
-
-func (m memory) Discard(off, n int64) error {
-	for i := off; i < off+n; i++ {
-		m[i] = 0xdd
-	}
+func (m memory) Zero(r block.Range) error {
+	clear(m[r.Addr.Bytes():r.End().Bytes()])
 	return nil
 }
 

@@ -229,13 +229,14 @@ func (d *Dir) Open(ctx context.Context, name string) (*Userspace, error) {
 	return d.lookup(ctx, name)
 }
 
-// Lookup is Open by device path, /dev/walb/NAME.
-func (d *Dir) Lookup(ctx context.Context, path string) (Device, error) {
+// Lookup is Open by device path, /dev/walb/NAME. It takes no context: once
+// begun, opening is not given up.
+func (d *Dir) Lookup(path string) (Device, error) {
 	name, err := NameOf(path)
 	if err != nil {
 		return nil, err
 	}
-	dev, err := d.Open(ctx, name)
+	dev, err := d.Open(context.Background(), name)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,8 @@ type Packer struct {
 // A pack ends before a flush or an IO with Preflush, when its records or its
 // blocks are full, and when a write would take it over MaxPack; a single
 // larger write gets a pack of its own. A write that would cross the end of the
-// ring is preceded by a padding in the same pack if there is room for one.
+// ring is preceded by a padding in the same pack if there is room for one and
+// the pack has none yet.
 func (k Packer) Pack(ios []IO, latest meta.Lsid) ([]Pack, meta.Lsid) {
 	var packs []Pack
 	var cur Pack
@@ -113,7 +114,7 @@ func (k Packer) add(p *Pack, io IO) bool {
 	}
 	pb := PB(io.Len, k.PBS)
 	if rest := k.Ring - uint64(p.tail())%k.Ring; rest < pb {
-		if uint64(p.Total)+rest > MaxTotal {
+		if p.NPadding > 0 || uint64(p.Total)+rest > MaxTotal {
 			return false
 		}
 		p.append(Record{Kind: Padding, Size: block.LB(rest) * block.LB(k.PBS/block.Size)}, nil, k.PBS)

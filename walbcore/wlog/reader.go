@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/meta"
@@ -114,19 +115,29 @@ func (r *Reader) Record() (Record, []byte, error) {
 	if rec.Kind != Write {
 		return rec, nil, r.skip()
 	}
-	size := int(rec.PB(r.Header.PBS)) * int(r.Header.PBS)
-	if cap(r.data) < size {
-		r.data = make([]byte, size)
-	}
-	data := r.data[:size]
-	if _, err := io.ReadFull(r.src, data); err != nil {
+	if err := r.readData(int(rec.PB(r.Header.PBS)) * int(r.Header.PBS)); err != nil {
 		return rec, nil, r.cutOff(rec, err)
 	}
 	r.next++
-	if err := rec.VerifyData(data, r.Header.Salt); err != nil {
+	if err := rec.VerifyData(r.data, r.Header.Salt); err != nil {
 		return rec, nil, err
 	}
-	return rec, data[:int(rec.Size)*block.Size], nil
+	return rec, r.data[:int(rec.Size)*block.Size], nil
+}
+
+// readData reads n bytes. The buffer grows with what arrives, not with what is
+// announced.
+func (r *Reader) readData(n int) error {
+	const step = 1 << 20
+	r.data = r.data[:0]
+	for len(r.data) < n {
+		have := len(r.data)
+		r.data = slices.Grow(r.data, min(n-have, step))[:have+min(n-have, step)]
+		if _, err := io.ReadFull(r.src, r.data[have:]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // skip passes over the data of the next record.

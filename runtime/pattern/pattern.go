@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// MaxSteps bounds the work of one search. It is some tenths of a second.
-	MaxSteps = 50_000_000
+	// MaxSteps bounds the work of one search. It takes about 0.1 s.
+	MaxSteps = 20_000_000
 	// MaxCaptures is the greatest number of captures in a pattern.
 	MaxCaptures = 32
 

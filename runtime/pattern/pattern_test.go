@@ -121,10 +121,10 @@ func TestBounds(t *testing.T) {
 	// Ordinary work on a long subject stays far below the bound.
 	p, err = Compile("%a+%s*=%s*%d+$")
 	require.NoError(t, err)
-	m, ok, err := p.Find(t.Context(), strings.Repeat("word; ", 1<<18)+"x = 12", 0)
+	m, ok, err := p.Find(t.Context(), strings.Repeat("word; ", 1<<16)+"x = 12", 0)
 	require.NoError(t, err)
 	require.True(t, ok)
-	assert.Equal(t, 6<<18, m.Start)
+	assert.Equal(t, 6<<16, m.Start)
 }
 
 // TestAgainstOtherMatcher compares random patterns with the matcher that
@@ -134,7 +134,7 @@ func TestAgainstOtherMatcher(t *testing.T) {
 	r := rand.New(rand.NewSource(seed))
 	atoms := []string{"a", "b", ".", "%a", "[ab]", "[^a]", "a*", "b+", "a-", ".-", "b?", "(a)", "(b*)", "(.)", "[a-b]*", "%W"}
 	subjects := []string{"a", "b", "c", " "}
-	for range 20000 {
+	for range 4000 {
 		var pat, subject strings.Builder
 		if r.Intn(4) == 0 {
 			pat.WriteByte('^')

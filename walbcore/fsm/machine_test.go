@@ -16,6 +16,7 @@ import (
 )
 
 func codeOf(t *testing.T, err error) walberr.Code {
+	t.Helper()
 	var refusal *Error
 	require.ErrorAs(t, err, &refusal)
 	return refusal.Code

@@ -39,11 +39,12 @@ func TestRecordedRefusals(t *testing.T) {
 
 func provoke[S State](
 	t *testing.T,
-	make func(S, func(from, to S)) *Machine[S],
+	newMachine func(S, func(from, to S)) *Machine[S],
 	parse func(string) (S, error),
 	table []Move[S],
 	text string,
 ) {
+	t.Helper()
 	state := func(name string) S {
 		s, err := parse(name)
 		require.NoError(t, err, text)
@@ -54,24 +55,24 @@ func provoke[S State](
 	var err error
 	switch {
 	case strings.Contains(text, ":StateMachineTransaction:"):
-		m := machineIn(t, make, table, state(f[n-3]))
+		m := machineIn(t, newMachine, table, state(f[n-3]))
 		via := state(f[n-1])
 		_, err = m.Begin(f[0], state(f[n-2]), via, endOf(table, via))
 	case strings.Contains(text, ":verifyStopState:"):
-		m := make(table[0].From, nil)
+		m := newMachine(table[0].From, nil)
 		stop, convErr := strconv.Atoi(f[3])
 		require.NoError(t, convErr)
 		_, ok := m.BeginStop(StopState(stop))
 		require.True(t, ok)
 		err = m.VerifyStop(f[0], f[2], NotStopping)
 	case strings.Contains(text, ":there are running action:"):
-		m := make(table[0].From, nil)
+		m := newMachine(table[0].From, nil)
 		end, startErr := m.StartAction(f[0], Action(f[2]))
 		require.NoError(t, startErr)
 		defer end()
 		_, err = m.StartAction(f[0], Merge, ArchiveConflicts(Merge)...)
 	default:
-		m := machineIn(t, make, table, state(f[n-1]))
+		m := machineIn(t, newMachine, table, state(f[n-1]))
 		err = m.VerifyState(strings.Join(f[:n-2], ":"))
 	}
 	assert.EqualError(t, err, text)
@@ -90,13 +91,14 @@ func endOf[S State](table []Move[S], via S) S {
 }
 
 // machineIn makes a machine in any state, steady or temporary.
-func machineIn[S State](t *testing.T, make func(S, func(from, to S)) *Machine[S], table []Move[S], s S) *Machine[S] {
+func machineIn[S State](t *testing.T, newMachine func(S, func(from, to S)) *Machine[S], table []Move[S], s S) *Machine[S] {
+	t.Helper()
 	if s.Steady() {
-		return make(s, nil)
+		return newMachine(s, nil)
 	}
 	for _, move := range table {
 		if move.Via == s {
-			m := make(move.From, nil)
+			m := newMachine(move.From, nil)
 			_, err := m.Begin("", move.From, move.Via, move.To)
 			require.NoError(t, err)
 			return m

@@ -65,6 +65,7 @@ func testTable[S State](
 	t *testing.T, want, steady string, table []Move[S],
 	newMachine func(S, func(from, to S)) *Machine[S], parse func(string) (S, error),
 ) {
+	t.Helper()
 	var got strings.Builder
 	states := map[S]bool{}
 	for _, move := range table {

@@ -11,6 +11,7 @@ import (
 
 // seeds adds the recorded inputs of one operation.
 func seeds(f *testing.F, op string) {
+	f.Helper()
 	data, err := os.ReadFile("testdata/meta_algebra.json")
 	require.NoError(f, err)
 	var file struct {

@@ -25,6 +25,7 @@ func chain(gids ...Gid) []Diff {
 }
 
 func newManager(t testing.TB, diffs ...Diff) *Manager {
+	t.Helper()
 	m, err := NewManager(diffs)
 	require.NoError(t, err)
 	return m
@@ -96,8 +97,14 @@ func TestListLimits(t *testing.T) {
 		nr   int
 		want int
 	}{
-		{0, 0, 1}, {19, 0, 1}, {20, 0, 2}, {39, 0, 3}, {40, 0, 4},
-		{math.MaxUint64, 3, 3}, {math.MaxUint64, 0, 4}, {0, 3, 1},
+		{0, 0, 1},
+		{19, 0, 1},
+		{20, 0, 2},
+		{39, 0, 3},
+		{40, 0, 4},
+		{math.MaxUint64, 3, 3},
+		{math.MaxUint64, 0, 4},
+		{0, 3, 1},
 	} {
 		assert.Len(t, m.ListToMerge(0, c.size, c.nr), c.want, "%+v", c)
 		assert.Len(t, m.ListToSend(CleanSnap(0), c.size, c.nr), c.want, "%+v", c)

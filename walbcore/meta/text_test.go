@@ -45,6 +45,7 @@ func TestRecordedLinesPrintAsTheyWereRead(t *testing.T) {
 }
 
 func reprintLsidGid(t *testing.T, text string) string {
+	t.Helper()
 	f := strings.Fields(text)
 	require.Len(t, f, 9)
 	ts, err := ParseTime(f[2])

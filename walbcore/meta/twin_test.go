@@ -159,6 +159,7 @@ func randomDiff(r *rand.Rand, most Gid) Diff {
 
 // newRand prints its seed, so that a failure can be run again.
 func newRand(t *testing.T) *rand.Rand {
+	t.Helper()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 0))

@@ -239,6 +239,7 @@ func runVector(op string, a *vecArgs) (any, error) {
 
 // canonical brings a value to the form in which json compares equal.
 func canonical(t *testing.T, v any) any {
+	t.Helper()
 	data, err := json.Marshal(v)
 	require.NoError(t, err)
 	dec := json.NewDecoder(bytes.NewReader(data))

@@ -46,6 +46,7 @@ type Conn struct {
 	sock *socket
 	out  *bufio.Writer
 	stop func()
+	peer string
 }
 
 // NewConn makes a Conn of an accepted or dialled connection and owns it from
@@ -161,6 +162,21 @@ func (c *Conn) RemoteAddr() net.Addr { return c.sock.RemoteAddr() }
 // SetTimeout changes the limit of each read and write from now on; 0 is none.
 // It must not run beside a read or write.
 func (c *Conn) SetTimeout(d time.Duration) { c.sock.timeout = d }
+
+// Patience raises the limit of each read and write to d, until restore is
+// called: for answers before which the peer may rightly be silent for long. It
+// leaves a longer limit, or none, as it is. It must not run beside a read or
+// write.
+func (c *Conn) Patience(d time.Duration) (restore func()) {
+	before := c.sock.timeout
+	if before != 0 {
+		c.sock.timeout = max(before, d)
+	}
+	return func() { c.sock.timeout = before }
+}
+
+// Peer is the node id that the other side told in its hello, "" before that.
+func (c *Conn) Peer() string { return c.peer }
 
 // socket is a net.Conn whose every read and write has its own deadline, and
 // that can be ended for a cause.

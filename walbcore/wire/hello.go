@@ -42,6 +42,7 @@ func ClientHello(c *Conn, clientID, protocol string) (serverID string, err error
 		return "", err
 	}
 	serverID = c.R.StrMax(maxID)
+	c.peer = serverID
 	_, err = Status(c.R, serverID, OK)
 	return serverID, err
 }
@@ -56,6 +57,7 @@ func ServerHello(c *Conn, serverID string, known func(protocol string) bool) (He
 	if err := c.R.Err(); err != nil {
 		return h, refuse(c, err)
 	}
+	c.peer = h.ClientID
 	c.W.Str(serverID)
 	if h.Version != Version {
 		return h, refuse(c, &Error{

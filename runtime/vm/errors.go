@@ -305,7 +305,7 @@ func (v *VM) failure(err error) error {
 		if r = raisedIn(api.Object); r != nil {
 			e.Err, e.Where = r.err, r.where
 		} else {
-			e.Err = errors.New(v.text(api.Object))
+			e.Err = errors.New(v.Text(api.Object))
 			if v.hint != nil {
 				e.Hint = v.hint(e.Err.Error())
 			}
@@ -321,8 +321,9 @@ func (v *VM) failure(err error) error {
 	return &InterruptError{Cause: cause, During: r.err}
 }
 
-// text is the text of a value that Lua code raised.
-func (v *VM) text(value lua.LValue) string {
+// Text is the text of a value, as tostring gives it. Where that runs Lua code
+// and fails, or the epoch is over, it is the plain text without metamethods.
+func (v *VM) Text(value lua.LValue) string {
 	if _, isString := value.(lua.LString); isString || v.Interrupted() != nil {
 		return value.String()
 	}

@@ -38,7 +38,7 @@ func eval(t *testing.T, v *VM, expr string) string {
 	require.NoError(t, err, expr)
 	parts := make([]string, len(vals))
 	for i, val := range vals {
-		parts[i] = v.text(val)
+		parts[i] = v.Text(val)
 	}
 	return strings.Join(parts, " ")
 }

@@ -26,8 +26,7 @@ const openTries = 10
 type outcome int
 
 const (
-	nothing  outcome = iota // no diff waits
-	sent                    // the archive has the diffs
+	sent     outcome = iota // the archive has the diffs
 	obsolete                // the archive will never need the diffs
 	busy                    // the archive cannot take them now; an operator need not do anything
 	refused                 // the archive refuses, perhaps until an operator does something
@@ -95,8 +94,9 @@ func (s *Server) logEnd(t task, end outcome, err error) {
 	s.log.Log(context.Background(), level, fmt.Sprintf("wdiff-transfer failed:%s:%s:%v", t.volume, t.archive, err))
 }
 
-// beginDelivery counts the transfer as an action of the volume. A task of a
-// volume that is not sending, or of an archive that is sent to already, ends.
+// beginDelivery counts the transfer as an action of the volume. A task that has
+// nothing to send, or of a volume that is not sending, or of an archive that is
+// sent to already, ends.
 func (s *Server) beginDelivery(t task, cancel context.CancelCauseFunc) (*delivery, error) {
 	const name = "proxyTask"
 	v := s.find(t.volume)
@@ -111,6 +111,9 @@ func (s *Server) beginDelivery(t task, cancel context.CancelCauseFunc) (*deliver
 	a, found := v.archives[t.archive]
 	if !found {
 		return nil, &walberr.Error{Op: "send", Volume: v.name, Code: walberr.NotFound, Found: "no archive " + t.archive}
+	}
+	if len(a.store.All()) == 0 {
+		return nil, &walberr.Error{Op: "send", Volume: v.name, Code: walberr.NotFound, Found: "nothing to send to " + t.archive}
 	}
 	action := fsm.Action(a.name)
 	endAction, err := v.state.StartAction(name, action, action)
@@ -131,9 +134,6 @@ func (s *Server) deliver(ctx context.Context, d *delivery) (outcome, error) {
 		return failed, err
 	}
 	defer group.close()
-	if len(group.files) == 0 {
-		return nothing, nil
-	}
 	conn, err := wire.Dial(ctx, d.info.Addr.DialString(), s.config.Server.Wire)
 	if err != nil {
 		return broken, err
@@ -194,15 +194,16 @@ func (s *Server) endDelivery(d *delivery, end outcome, canceled bool) {
 	defer v.mu.Unlock()
 	defer d.endAction()
 	delete(v.works, d.work)
+	again := a.again
+	a.again = false
 	if canceled {
 		return
 	}
 	delay, retry := s.consequence(v, a, end)
-	if a.again && !retry {
+	if again && !retry {
 		a.failed = false
 		delay, retry = 0, true
 	}
-	a.again = false
 	if retry && v.state.VerifyStop("", v.name, fsm.NotStopping|fsm.WaitingForEmpty) == nil {
 		s.queue.PushForce(task{v.name, a.name}, delay)
 	}
@@ -212,8 +213,6 @@ func (s *Server) endDelivery(d *delivery, end outcome, canceled bool) {
 // when to try again. The lock is held.
 func (s *Server) consequence(v *volume, a *archive, end outcome) (delay time.Duration, retry bool) {
 	switch end {
-	case nothing:
-		return 0, false
 	case sent:
 		a.lastSent = s.now()
 		a.backoff = backoff{}
@@ -264,8 +263,8 @@ func (g *group) close() {
 	}
 }
 
-// choose opens the diffs that are next to be sent as one. It has no files when
-// none waits.
+// choose opens the diffs that are next to be sent as one. There is at least
+// one, since only this delivery removes any.
 func (s *Server) choose(store *diffstore.Store) (*group, error) {
 	for try := 1; ; try++ {
 		g, err := s.openGroup(store)
@@ -300,9 +299,6 @@ func (s *Server) openGroup(store *diffstore.Store) (*group, error) {
 		}
 		g.files = append(g.files, f)
 		g.diffs = append(g.diffs, diff)
-	}
-	if len(g.files) == 0 {
-		return g, nil
 	}
 	var err error
 	g.merged, err = meta.MergeAll(list[:len(g.files)])

@@ -62,17 +62,29 @@ func (s *Store) LinkTo(dst *Store, d meta.Diff) error { return s.link(dst, d, fa
 func (s *Store) LinkReplace(dst *Store, d meta.Diff) error { return s.link(dst, d, true) }
 
 func (s *Store) link(dst *Store, d meta.Diff, replace bool) error {
-	listed, e, found := s.find(d)
-	if !found {
-		return s.notFound("link diff", d)
+	listed, tmp, err := s.linkTemp(d, dst.dir)
+	if err != nil {
+		return err
 	}
 	dst.op.Lock()
 	defer dst.op.Unlock()
 	if err := dst.makeRoom(listed, replace); err != nil {
-		return err
+		return errors.Join(err, tmp.Abort())
 	}
-	published, err := vfs.LinkReplace(s.fs, s.path(e.name), dst.path(listed.FileName()))
+	published, err := tmp.Commit(listed.FileName())
 	return dst.settle(listed, published, err)
+}
+
+// linkTemp gives the file of d a temporary name in dir.
+func (s *Store) linkTemp(d meta.Diff, dir string) (meta.Diff, *vfs.TempLink, error) {
+	s.op.Lock()
+	defer s.op.Unlock()
+	listed, e, found := s.find(d)
+	if !found {
+		return d, nil, s.notFound("link diff", d)
+	}
+	tmp, err := vfs.LinkTemp(s.fs, s.path(e.name), dir)
+	return listed, tmp, err
 }
 
 // makeRoom prepares the directory for a file named d.FileName: afterwards no

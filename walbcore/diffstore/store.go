@@ -25,9 +25,7 @@
 package diffstore
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -43,8 +41,9 @@ type Store struct {
 	fs  vfs.FS
 	dir string
 
-	// op is held while the directory is changed, and taken before mu. It
-	// serialises slow disk work without keeping readers of the list waiting.
+	// op is held while the directory is changed or a file is opened, and is
+	// taken before mu. It serialises slow disk work without keeping readers
+	// of the list waiting. Nobody holds the op of two stores.
 	op sync.Mutex
 	// stale are names of diff files that are not listed and could not be
 	// unlinked. Nothing is published before they are gone. Guarded by op.
@@ -166,22 +165,21 @@ type File struct {
 }
 
 // OpenFile opens the file of the diff with d's identity. It fails with code
-// NotFound if it is not listed (any more): then the caller chooses anew.
+// NotFound if it is not listed (any more): then the caller chooses anew. It
+// waits for a change of the directory that is under way, so that file and list
+// agree.
 func (s *Store) OpenFile(d meta.Diff) (*File, error) {
-	for {
-		listed, e, found := s.find(d)
-		if !found {
-			return nil, s.notFound("open diff", d)
-		}
-		f, err := s.fs.Open(s.path(e.name), os.O_RDONLY, 0)
-		if err == nil {
-			return &File{File: f, Diff: listed, gen: e.gen}, nil
-		}
-		// The file may have been renamed or removed in between.
-		if _, now, _ := s.find(d); !errors.Is(err, fs.ErrNotExist) || now == e {
-			return nil, err
-		}
+	s.op.Lock()
+	defer s.op.Unlock()
+	listed, e, found := s.find(d)
+	if !found {
+		return nil, s.notFound("open diff", d)
 	}
+	f, err := s.fs.Open(s.path(e.name), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &File{File: f, Diff: listed, gen: e.gen}, nil
 }
 
 func (s *Store) notFound(op string, d meta.Diff) error {

@@ -332,3 +332,22 @@ func TestWriteBackIsAHint(t *testing.T) {
 	img.WriteBack(0, 1)
 	assert.Error(t, img.Sync())
 }
+
+// TestReflink needs a file system that can share blocks, such as XFS or
+// Btrfs: run with TMPDIR there.
+func TestReflink(t *testing.T) {
+	s := newStore(t)
+	img := create(t, s)
+	fill(t, img, block.Range{Len: size}, 'a')
+	dst, err := createFile(filepath.Join(s.base, "vol", "copy"), size)
+	require.NoError(t, err)
+	defer dst.Close()
+	err = reflink(dst, img.(*file))
+	if err != nil && cannotReflink(err) {
+		t.Skipf("no reflinks in %s: %v", s.base, err)
+	}
+	require.NoError(t, err)
+	assert.Equal(t, content(t, img), content(t, dst))
+	fill(t, dst, block.Range{Len: 1}, 'b')
+	assert.Equal(t, byte('a'), content(t, img)[0])
+}

@@ -203,35 +203,52 @@ func removeTree(fsys FS, path string, isDir bool) error {
 	return nil
 }
 
-// LinkReplace gives the file oldName the second name newName, atomically
-// replacing a file of that name, and makes it durable. The directory of
-// newName must exist. After an error published tells, as for
-// [TempFile.Commit], whether newName stands for the file nevertheless.
-func LinkReplace(fsys FS, oldName, newName string) (published bool, err error) {
-	dir := filepath.Dir(newName)
-	tmp, err := linkTemp(fsys, oldName, dir)
-	if err != nil {
-		return false, err
-	}
-	if err := fsys.Rename(tmp, newName); err != nil {
-		return false, errors.Join(err, fsys.Remove(tmp))
-	}
-	// Renaming between two names of one file does nothing and keeps both.
-	if err := fsys.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return true, err
-	}
-	return true, fsys.SyncDir(dir)
+// TempLink is a second name, still a temporary one, of an existing file. It
+// ends with Commit or Abort; Abort after Commit does nothing.
+type TempLink struct {
+	fs   FS
+	dir  string
+	path string
+	done bool
 }
 
-func linkTemp(fsys FS, oldName, dir string) (string, error) {
+// LinkTemp gives the file oldName a temporary name in dir.
+func LinkTemp(fsys FS, oldName, dir string) (*TempLink, error) {
 	for try := 0; ; try++ {
-		tmp := filepath.Join(dir, tempName())
-		err := fsys.Link(oldName, tmp)
+		path := filepath.Join(dir, tempName())
+		err := fsys.Link(oldName, path)
 		if err == nil {
-			return tmp, nil
+			return &TempLink{fs: fsys, dir: dir, path: path}, nil
 		}
 		if !errors.Is(err, fs.ErrExist) || try == tempTries {
-			return "", err
+			return nil, err
 		}
 	}
+}
+
+// Commit publishes the file as name in the directory of the temporary name and
+// syncs the directory. A file of that name is replaced. Errors are as those of
+// [TempFile.Commit].
+func (t *TempLink) Commit(name string) (published bool, err error) {
+	if t.done {
+		return false, fs.ErrClosed
+	}
+	if err := t.fs.Rename(t.path, filepath.Join(t.dir, name)); err != nil {
+		return false, errors.Join(err, t.Abort())
+	}
+	// Renaming between two names of one file does nothing and keeps both.
+	t.done = true
+	if err := t.fs.Remove(t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	return true, t.fs.SyncDir(t.dir)
+}
+
+// Abort removes the temporary name. It does nothing after Commit or Abort.
+func (t *TempLink) Abort() error {
+	if t.done {
+		return nil
+	}
+	t.done = true
+	return t.fs.Remove(t.path)
 }

@@ -152,7 +152,7 @@ func TestRemoveTemps(t *testing.T) {
 	assert.Equal(t, []string{"state", "tmpABC", "tmpABCDEF"}, names(t, mem, "/d"))
 }
 
-func TestLinkReplace(t *testing.T) {
+func TestTempLink(t *testing.T) {
 	for _, c := range []struct {
 		fsys vfs.FS
 		root string
@@ -162,19 +162,38 @@ func TestLinkReplace(t *testing.T) {
 		require.NoError(t, vfs.WriteFile(c.fsys, p("a"), []byte("a")))
 		require.NoError(t, vfs.WriteFile(c.fsys, p("e/b"), []byte("b")))
 		for range 2 { // the second time both are names of one file
-			published, err := vfs.LinkReplace(c.fsys, p("a"), p("e/b"))
+			link, err := vfs.LinkTemp(c.fsys, p("a"), p("e"))
+			require.NoError(t, err)
+			assert.Len(t, names(t, c.fsys, p("e")), 2)
+			published, err := link.Commit("b")
 			require.NoError(t, err)
 			assert.True(t, published)
+			require.NoError(t, link.Abort(), "after Commit it does nothing")
+			_, err = link.Commit("b")
+			require.ErrorIs(t, err, fs.ErrClosed)
 			got, err := vfs.ReadFile(c.fsys, p("e/b"), 10)
 			require.NoError(t, err)
 			assert.Equal(t, "a", string(got))
 			assert.Equal(t, []string{"b"}, names(t, c.fsys, p("e")))
 		}
-		published, err := vfs.LinkReplace(c.fsys, p("nosuch"), p("e/c"))
-		assert.ErrorIs(t, err, fs.ErrNotExist)
-		assert.False(t, published)
+		link, err := vfs.LinkTemp(c.fsys, p("a"), p("e"))
+		require.NoError(t, err)
+		require.NoError(t, link.Abort())
+		require.NoError(t, link.Abort())
 		assert.Equal(t, []string{"b"}, names(t, c.fsys, p("e")))
+		_, err = vfs.LinkTemp(c.fsys, p("nosuch"), p("e"))
+		assert.ErrorIs(t, err, fs.ErrNotExist)
 	}
+	mem := vfstest.NewMem("/d")
+	require.NoError(t, vfs.WriteFile(mem, "/d/a", nil))
+	for op, want := range map[vfstest.Op]bool{vfstest.OpRename: false, vfstest.OpSyncDir: true} {
+		link, err := vfs.LinkTemp(vfstest.Intercept(mem, vfstest.Rules(vfstest.Rule{Op: op, Err: errBoom})), "/d/a", "/d")
+		require.NoError(t, err)
+		published, err := link.Commit("b")
+		require.ErrorIs(t, err, errBoom)
+		assert.Equal(t, want, published)
+	}
+	assert.Equal(t, []string{"a", "b"}, names(t, mem, "/d"))
 }
 
 func TestReadFileIsBounded(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,36 +24,20 @@ func Dial(ctx context.Context, addr string, opts Options) (*Conn, error) {
 			Err:  &walberr.Error{Op: "connect", Server: addr, Code: walberr.Usage, Found: err.Error(), Expected: "host:port"},
 		}
 	}
+	limited, cancel := ctx, context.CancelFunc(func() {})
 	if opts.Timeout > 0 {
-		limited, cancel := context.WithTimeoutCause(ctx, opts.Timeout, errConnectTimeout)
-		defer cancel()
-		return dial(ctx, limited, host, port, opts)
+		limited, cancel = context.WithTimeout(ctx, opts.Timeout)
 	}
-	return dial(ctx, ctx, host, port, opts)
-}
-
-// errConnectTimeout is the cause of a connect that took too long.
-var errConnectTimeout = errors.New("connect timeout")
-
-// dial connects under limited and binds the connection to ctx.
-func dial(ctx, limited context.Context, host, port string, opts Options) (*Conn, error) {
-	addr := net.JoinHostPort(host, port)
+	defer cancel()
 	ip, err := lookup(limited, host)
 	if err != nil {
-		return nil, dialError(limited, addr, "SocketAddr:set:"+host+":"+port+":"+err.Error(), err)
+		return nil, dialError(ctx, addr, "SocketAddr:set:"+host+":"+port+":"+err.Error(), err)
 	}
-	d := net.Dialer{KeepAlive: -1}
 	target := net.JoinHostPort(ip, port)
+	d := net.Dialer{KeepAlive: -1} // probes only as opts say
 	c, err := d.DialContext(limited, "tcp", target)
 	if err != nil {
-		text := "Socket::connect:bad socket:" + err.Error()
-		if errno, ok := errors.AsType[syscall.Errno](err); ok {
-			text = "Socket::connect:bad socket:" + errnoText(errno)
-		}
-		if errors.Is(context.Cause(limited), errConnectTimeout) || errors.Is(err, os.ErrDeadlineExceeded) {
-			text = "Socket:connect:timeout:" + target
-		}
-		return nil, dialError(limited, addr, text, err)
+		return nil, dialError(ctx, addr, connectText(target, err), err)
 	}
 	return NewConn(ctx, c, opts), nil
 }
@@ -71,15 +54,31 @@ func lookup(ctx context.Context, host string) (string, error) {
 	return ips[0].String(), nil
 }
 
-// dialError describes a failed connect; the end of the caller's own context
-// is told as its cause.
+// connectText is the original's text for a failed connect to target.
+func connectText(target string, err error) string {
+	if isTimeout(err) {
+		return "Socket:connect:timeout:" + target
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return "Socket::connect:bad socket:" + errnoText(errno)
+	}
+	return "Socket::connect:bad socket:" + err.Error()
+}
+
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout()
+}
+
+// dialError describes a failed connect to addr. Where ctx, the caller's, has
+// ended, that is the reason.
 func dialError(ctx context.Context, addr, text string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	e := &walberr.Error{Op: "connect", Server: addr, Code: walberr.Unreachable, Err: err}
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errConnectTimeout):
-		e.Code, e.Found, e.Err = walberr.Timeout, "no answer", os.ErrDeadlineExceeded
-	case cause != nil:
-		return cause
+	if isTimeout(err) {
+		e.Code = walberr.Timeout
 	}
 	return &Error{Text: text, Err: e}
 }

@@ -180,12 +180,12 @@ func TestOpenRefuses(t *testing.T) {
 
 // TestSloppyNames: the original reads names that it would not write.
 func TestSloppyNames(t *testing.T) {
-	const name = "19700101000010-Mx-00-01-junk.wdiff.bak.wdiff"
+	const name = "19700101000010-Mx-00-01.wdiff.bak.wdiff"
 	mem := vfstest.NewMem(dir)
-	d, err := meta.ParseFileName("19700101000010-Mx-00-01.wdiff.bak.wdiff")
+	d, err := meta.ParseFileName(name)
 	require.NoError(t, err)
 	require.NotEqual(t, name, d.FileName())
-	require.NoError(t, vfs.WriteFile(mem, dir+"/19700101000010-Mx-00-01.wdiff.bak.wdiff", []byte("x")))
+	require.NoError(t, vfs.WriteFile(mem, dir+"/"+name, []byte("x")))
 	s := open(t, mem, dir)
 	assert.Equal(t, "x", read(t, s, d))
 	_, found, err := s.ChangeSnapshot(0, true)
@@ -211,8 +211,7 @@ func TestAddRefusesWhatIsThere(t *testing.T) {
 	}
 	assert.Equal(t, map[string]string{"19700101000010-M--0-1.wdiff": "old life"}, contents(t, mem, s))
 
-	err := add(s, clean(3, 3, 0), "", false)
-	assert.True(t, walberr.Is(err, walberr.Internal) || err != nil, "broken diffs are refused: %v", err)
+	assert.Error(t, add(s, clean(3, 3, 0), "", false), "a broken diff")
 	elsewhere, err := vfs.CreateTemp(mem, "/")
 	require.NoError(t, err)
 	_, err = s.Add(elsewhere, clean(5, 6, 0))
@@ -425,4 +424,47 @@ func TestConcurrentUse(t *testing.T) {
 		assert.Equal(t, contents(t, fsys, s), contents(t, fsys, open(t, fsys, s.Dir())))
 	}
 	assert.Len(t, src.All(), gids)
+}
+
+// failing opens a store whose file system fails as the rule says.
+func failing(t *testing.T, mem *vfstest.Mem, rule vfstest.Rule) *Store {
+	t.Helper()
+	rule.Err = errBoom
+	return open(t, vfstest.Intercept(mem, vfstest.Rules(rule)), dir)
+}
+
+// TestWhatCannotBeUnlinkedIsTriedAgain: a file that is listed no more must be
+// gone before another one of the same gids comes, or the next start finds two.
+func TestWhatCannotBeUnlinkedIsTriedAgain(t *testing.T) {
+	for _, op := range []vfstest.Op{vfstest.OpRemove, vfstest.OpSyncDir} {
+		mem := vfstest.NewMem(dir)
+		mustAdd(t, open(t, mem, dir), clean(0, 1, 10), "old")
+		s := failing(t, mem, vfstest.Rule{Op: op, Fail: 2})
+		require.ErrorIs(t, s.Remove(clean(0, 1, 10)), errBoom)
+		assert.Empty(t, s.All(), "it is forgotten nevertheless")
+		require.ErrorIs(t, add(s, clean(0, 1, 20), "new", false), errBoom)
+		assert.Empty(t, s.All())
+		mustAdd(t, s, clean(0, 1, 20), "new")
+		want := map[string]string{"19700101000020-M--0-1.wdiff": "new"}
+		assert.Equal(t, want, contents(t, mem, open(t, mem, dir)))
+	}
+}
+
+func TestAddThatIsNotDurableIsTakenBack(t *testing.T) {
+	mem := vfstest.NewMem(dir)
+	s := failing(t, mem, vfstest.Rule{Op: vfstest.OpSyncDir, Fail: 1})
+	require.ErrorIs(t, add(s, clean(0, 1, 10), "x", false), errBoom)
+	assert.Empty(t, contents(t, mem, s))
+	list, err := mem.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	mustAdd(t, s, clean(0, 1, 10), "x")
+}
+
+func TestReplaceThatIsNotDurableKeepsTheNewFile(t *testing.T) {
+	mem := vfstest.NewMem(dir)
+	mustAdd(t, open(t, mem, dir), clean(0, 1, 10), "old")
+	s := failing(t, mem, vfstest.Rule{Op: vfstest.OpSyncDir, Fail: 1})
+	require.ErrorIs(t, add(s, clean(0, 1, 10), "new", true), errBoom)
+	assert.Equal(t, map[string]string{"19700101000010-M--0-1.wdiff": "new"}, contents(t, mem, s))
 }

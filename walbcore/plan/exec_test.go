@@ -128,9 +128,20 @@ func TestFailureNamesEverything(t *testing.T) {
 	assert.Equal(t, "synchronize", we.Op)
 	assert.Equal(t, "p0", we.Server)
 	assert.Equal(t, "vol", we.Volume)
-	assert.Equal(t, "mend c; mend a", we.Hint)
-	assert.Equal(t, "synchronize at p0 volume vol: step 3 of 3 (c) failed; brought back: take back c, take back b; "+
-		"NOT brought back (take back a): undo-a at p0: broken a; do-c: broken c (hint: mend c; mend a)", err.Error())
+	hint := "mend c; brought back: take back c, take back b; NOT brought back (take back a): undo-a: broken a, mend a"
+	assert.Equal(t, hint, we.Hint)
+	assert.Equal(t, "synchronize at p0 volume vol: step 3 of 3 (c) failed; do-c: broken c (hint: "+hint+")", err.Error())
+}
+
+func TestCauseOfTheSameOperationIsToldOnce(t *testing.T) {
+	cause := &walberr.Error{
+		Op: "op", Server: "a1", Volume: "vol", Code: walberr.Range, Found: "image of 4m", Expected: "8m", Err: errors.New("deep"),
+	}
+	err := run(t, context.Background(), New("op", "vol").Then(Step{
+		Name: "copy", Do: func(context.Context) error { return cause },
+	}))
+	assert.EqualError(t, err, "op at a1 volume vol: step 1 of 1 (copy) failed: image of 4m; expected 8m; deep")
+	assert.Equal(t, walberr.Range, walberr.CodeOf(err))
 }
 
 func TestStageRunsAtTheSameTime(t *testing.T) {

@@ -78,34 +78,42 @@ func serverOf(err error, def string) string {
 	return def
 }
 
-// failure makes the error of a plan whose step failed under ctx.
+// failure makes the error of a plan whose step failed under ctx: what failed
+// and why, then as hint what to do, what was brought back and what was not.
 func (x *exec) failure(ctx context.Context, f *stepFailure) *Failure {
-	server := serverOf(f.err, f.step.Server)
-	cause, hint := part(f.err, x.plan.Volume, server)
-	out := &Failure{
-		Step:   f.step.Name,
-		Undone: x.undone,
-		Debts:  x.debts,
-		Err: &walberr.Error{
-			Op: x.plan.Op, Server: server, Volume: x.plan.Volume, Code: codeIn(ctx, f.err), Err: cause,
-		},
-	}
 	found := fmt.Sprintf("step %d of %d (%s) failed", f.stage+1, len(x.plan.Stages), f.step.Name)
-	if len(x.undone) > 0 {
-		found += "; brought back: " + strings.Join(x.undone, ", ")
+	e := outer(ctx, x.plan.Op, x.plan.Volume, f.step.Server, found, f.err)
+	hints := make([]string, 0, len(x.debts)+2)
+	if e.Hint != "" {
+		hints = append(hints, e.Hint)
 	}
-	hints := make([]string, 0, len(x.debts)+1)
-	if hint != "" {
-		hints = append(hints, hint)
+	if len(x.undone) > 0 {
+		hints = append(hints, "brought back: "+strings.Join(x.undone, ", "))
 	}
 	for _, d := range x.debts {
-		debtCause, debtHint := part(d.Err, x.plan.Volume, "")
-		found += fmt.Sprintf("; NOT brought back (%s): %v", d.Step, debtCause)
-		if debtHint != "" {
-			hints = append(hints, debtHint)
+		cause, hint := part(d.Err, x.plan.Volume, d.Server)
+		text := fmt.Sprintf("NOT brought back (%s): %v", d.Step, cause)
+		if hint != "" {
+			text += ", " + hint
 		}
+		hints = append(hints, text)
 	}
-	out.Err.Found = found
-	out.Err.Hint = strings.Join(hints, "; ")
-	return out
+	e.Hint = strings.Join(hints, "; ")
+	return &Failure{Err: e, Step: f.step.Name, Undone: x.undone, Debts: x.debts}
+}
+
+// outer makes the error of an operation of its cause. A cause that is already
+// told as the operation's own is not told twice.
+func outer(ctx context.Context, op, volume, server, found string, err error) *walberr.Error {
+	server = serverOf(err, server)
+	e := &walberr.Error{Op: op, Server: server, Volume: volume, Code: codeIn(ctx, err), Found: found}
+	e.Err, e.Hint = part(err, volume, server)
+	if we, ok := e.Err.(*walberr.Error); ok && we.Op == op { //nolint:errorlint // only the outermost line is rewritten
+		if found != "" && we.Found != "" {
+			e.Found += ": "
+		}
+		e.Found += we.Found
+		e.Expected, e.Err = we.Expected, we.Err
+	}
+	return e
 }

@@ -186,11 +186,7 @@ func (js *Jobs) run(ctx context.Context, j *Job) error {
 		return err
 	})
 	if err != nil {
-		server := serverOf(err, "")
-		cause, hint := part(err, j.spec.Volume, server)
-		return &Failure{Err: &walberr.Error{
-			Op: j.spec.Op, Server: server, Volume: j.spec.Volume, Code: codeIn(ctx, err), Err: cause, Hint: hint,
-		}}
+		return &Failure{Err: outer(ctx, j.spec.Op, j.spec.Volume, "", "", err)}
 	}
 	if show, ok := ctx.Value(dryRunKey{}).(func(*Plan)); ok {
 		show(p)

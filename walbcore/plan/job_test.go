@@ -153,7 +153,7 @@ func TestCloseCutsCompensationsAtItsOwnEnd(t *testing.T) {
 		require.ErrorIs(t, js.Close(ctx), context.DeadlineExceeded)
 		f := failureOf(t, j.Info().Err)
 		require.Len(t, f.Debts, 1)
-		assert.Contains(t, f.Error(), "NOT brought back (repair p0)")
+		assert.Contains(t, f.Error(), "NOT brought back (repair p0): context canceled")
 	})
 }
 

@@ -1,0 +1,144 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"walbsh/walbcore/diffstore"
+	"walbsh/walbcore/fsm"
+	"walbsh/walbcore/image"
+	"walbsh/walbcore/meta"
+	"walbsh/walbcore/server"
+	"walbsh/walbcore/walberr"
+	"walbsh/walbcore/wdiff"
+)
+
+// restoreRound is how many diffs are open at a time while they are applied.
+const restoreRound = 256
+
+// restoreAttempts is how often the list of diffs is made anew.
+const restoreAttempts = 10
+
+// restore makes an image of a snapshot: words volume and gid. It answers when
+// it has begun.
+func (s *Server) restore(ctx context.Context, r *server.Request, words []string) error {
+	const name = "c2aRestoreServer"
+	v, gid, err := s.volumeAndGid(name, words)
+	if err != nil {
+		return err
+	}
+	if restored, err := v.images.Restored(v.name); err == nil && slices.Contains(restored, gid) {
+		return server.Refusef(walberr.Conflict, "%s:already restored:%s:%d", name, v.name, gid)
+	}
+	release, err := s.core.Foreground(name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
+		return err
+	}
+	if err := v.sm.VerifyState(name, fsm.ArchiveActive()...); err != nil {
+		return err
+	}
+	end, err := v.startAction(name, fsm.Restore, s.now())
+	if err != nil {
+		return err
+	}
+	defer end()
+	if _, ok := v.toRestore(gid); !ok {
+		return server.Refusef(walberr.NotFound, "verifyRestorable:bad gid to restore:%s:%d", v.name, gid)
+	}
+	if err := r.Accept(); err != nil {
+		return err
+	}
+	ctx, stopBreaking := v.breakable(ctx)
+	defer stopBreaking()
+	err = s.restoreTo(ctx, v, gid)
+	s.logEnd(fmt.Sprintf("restore of %d", gid), v, err)
+	return err
+}
+
+// toRestore lists the diffs that make the snapshot gid of the base image.
+func (v *volume) toRestore(gid meta.Gid) (diffs []meta.Diff, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.diffs == nil {
+		return nil, false
+	}
+	v.diffs.View(func(m *meta.Manager) { diffs, ok = m.ListToRestore(v.base, gid, 0) })
+	return diffs, ok
+}
+
+// restoreTo makes the image, and leaves nothing behind when it fails. The base
+// image does not change meanwhile: that is excluded by the action.
+func (s *Server) restoreTo(ctx context.Context, v *volume, gid meta.Gid) (err error) {
+	img, err := v.images.BeginRestore(ctx, v.name, gid)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, img.Close())
+		if err == nil {
+			err = v.images.CommitRestore(v.name, gid)
+		}
+		if err != nil {
+			err = errors.Join(err, v.images.AbortRestore(v.name, gid))
+		}
+	}()
+	for attempt := 1; ; attempt++ {
+		err := s.applyAll(ctx, v, img, gid)
+		if err == nil {
+			return img.Sync()
+		}
+		// A diff that was replaced while it was about to be opened: begin
+		// again with the new list. To apply a diff twice does no harm.
+		if attempt == restoreAttempts || !walberr.Is(err, walberr.NotFound) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// applyAll brings an image from the base's snapshot to gid.
+func (s *Server) applyAll(ctx context.Context, v *volume, img image.Image, gid meta.Gid) error {
+	diffs, ok := v.toRestore(gid)
+	if !ok {
+		return &walberr.Error{
+			Op: "restore", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.BadState,
+			Found: fmt.Sprintf("snapshot %d is gone", gid), Hint: "see get restorable",
+		}
+	}
+	for round := range slices.Chunk(diffs, restoreRound) {
+		if err := s.applyDiffs(ctx, v, img, round); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// applyDiffs writes the diffs, oldest first, to an image.
+func (s *Server) applyDiffs(ctx context.Context, v *volume, img image.Image, diffs []meta.Diff) (err error) {
+	var streams []wdiff.Stream
+	var files []*diffstore.File
+	defer func() {
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	for _, d := range diffs {
+		f, err := v.diffs.OpenFile(d)
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+		w, err := wdiff.Open(f.Name(), f, int64(f.Diff.Size))
+		if err != nil {
+			return err
+		}
+		streams = append(streams, w.Records())
+	}
+	_, err = wdiff.Apply(ctx, wdiff.Merge(0, streams...), img, wdiff.ApplyOptions{Size: img.Size(), Discard: s.cfg.Discard})
+	return err
+}

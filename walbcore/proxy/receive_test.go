@@ -40,7 +40,7 @@ func (s *Server) feed(t testing.TB, uuid meta.UUID, d meta.Diff, fill byte) erro
 	t.Helper()
 	rx := &reception{server: s, cancel: func(error) {}}
 	defer rx.end()
-	req := &wire.WlogRequest{Volume: "v0", UUID: uuid, PBS: 512, Size: 1000, MaxLogPB: 10}
+	req := &wire.WlogRequest{Volume: "v0", UUID: uuid, PBS: 512, Size: 8192, MaxLogPB: 10}
 	if err := rx.Accept(t.Context(), req); err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func TestReceivedDiffIsLinkedToEveryArchive(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, names)
 	v := s.find("v0")
-	assert.Equal(t, block.LB(1000), v.size)
+	assert.Equal(t, block.LB(8192), v.size)
 	assert.Equal(t, "Started", v.state.State().String())
 	var tasks []task
 	for _, d := range s.queue.List() {

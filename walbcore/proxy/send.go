@@ -200,12 +200,13 @@ func (s *Server) endDelivery(d *delivery, end outcome, canceled bool) {
 		return
 	}
 	delay, retry := s.consequence(v, a, end)
-	if again && !retry {
+	if again {
 		a.failed = false
 		delay, retry = 0, true
 	}
 	if retry && v.state.VerifyStop("", v.name, fsm.NotStopping|fsm.WaitingForEmpty) == nil {
-		s.queue.PushForce(task{v.name, a.name}, delay)
+		// A task that came meanwhile, by a kick or a new diff, is not put off.
+		s.queue.PushSooner(task{v.name, a.name}, delay)
 	}
 }
 

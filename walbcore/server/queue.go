@@ -59,6 +59,20 @@ func (q *Queue[K]) PushForce(key K, delay time.Duration) {
 	q.notify()
 }
 
+// PushSooner queues the key to run after delay, unless it is queued already and
+// due before that.
+func (q *Queue[K]) PushSooner(key K, delay time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	at := time.Now().Add(delay)
+	if due, ok := q.due[key]; ok && !at.Before(due) {
+		return
+	}
+	q.remove(key)
+	q.insert(key, at)
+	q.notify()
+}
+
 // Kick makes every waiting task that match accepts due now and gives their
 // number. A nil match accepts all.
 func (q *Queue[K]) Kick(match func(K) bool) int {

@@ -142,6 +142,8 @@ func Compress(dst, src []byte, t Type, level uint8) ([]byte, error) {
 // strictly smaller than src, or t is None, it returns src itself and None.
 // Otherwise the result lies in dst's capacity or a new buffer, as for
 // [Compress], and the codec is t.
+//
+//nolint:revive // OrStore alone would not say what it does
 func CompressOrStore(dst, src []byte, t Type, level uint8) ([]byte, Type, error) {
 	if t == None || len(src) == 0 {
 		return src, None, nil

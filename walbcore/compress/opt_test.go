@@ -43,7 +43,7 @@ func TestParseOpt(t *testing.T) {
 		require.ErrorAs(t, err, &oe, text)
 		assert.Equal(t, want, err.Error(), text)
 	}
-	assert.Error(t, Opt{Type: 6, CPUs: 1}.Validate())
+	require.Error(t, Opt{Type: 6, CPUs: 1}.Validate())
 	assert.Equal(t, "type(6)", Type(6).String())
 }
 

@@ -33,6 +33,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
 	w := &world{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 5)), mem: vfstest.NewMem("/received", "/a0"),
 		dirs: []string{"/received", "/a0"}, may: []map[identity][]string{{}, {}},

@@ -181,7 +181,7 @@ func (m *file) control(op string, call func(fd int) error) error {
 	}
 	cerr := rc.Control(func(fd uintptr) {
 		for {
-			if err = call(int(fd)); err != unix.EINTR {
+			if err = call(int(fd)); !errors.Is(err, unix.EINTR) {
 				return
 			}
 		}

@@ -91,7 +91,7 @@ func (s *Files) Grow(vol string, size block.LB) error {
 	if err != nil {
 		return err
 	}
-	defer img.Close()
+	defer func() { _ = img.Close() }()
 	switch {
 	case size < img.size:
 		return &walberr.Error{
@@ -145,7 +145,7 @@ func (s *Files) BeginRestore(ctx context.Context, vol string, gid meta.Gid) (Ima
 	if err != nil {
 		return nil, err
 	}
-	defer base.Close()
+	defer func() { _ = base.Close() }()
 	img, err := createFile(s.RestoredPath(vol, gid)+tmpSuffix, base.size)
 	if err != nil {
 		return nil, err

@@ -71,12 +71,12 @@ func (t *TempFile) Commit(name string) (published bool, err error) {
 	if t.done {
 		return false, fs.ErrClosed
 	}
-	if err := t.File.Sync(); err != nil {
+	if err := t.Sync(); err != nil {
 		return false, errors.Join(err, t.Abort())
 	}
 	t.done = true
 	final := filepath.Join(t.dir, name)
-	err = t.File.Close()
+	err = t.Close()
 	if err == nil {
 		err = t.fs.Rename(t.path, final)
 	}
@@ -95,7 +95,7 @@ func (t *TempFile) Abort() error {
 		return nil
 	}
 	t.done = true
-	return errors.Join(t.File.Close(), t.fs.Remove(t.path))
+	return errors.Join(t.Close(), t.fs.Remove(t.path))
 }
 
 // WriteFile publishes data as path, as [TempFile.Commit] does: readers and

@@ -197,7 +197,7 @@ func (m *Mem) SyncDir(name string) error {
 // lookup finds what path names. Called with mu held.
 func (m *Mem) lookup(op, name string) (*node, error) {
 	n := m.root
-	for _, part := range strings.Split(path.Clean(name), "/") {
+	for part := range strings.SplitSeq(path.Clean(name), "/") {
 		if part == "" {
 			continue
 		}

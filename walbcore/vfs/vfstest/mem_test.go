@@ -204,9 +204,9 @@ func TestMemIsLikeTheOS(t *testing.T) {
 		did(err)
 		return all
 	}
-	real := run(vfs.OS{}, t.TempDir())
-	assert.Equal(t, real, run(NewMem("/r"), "/r"))
-	assert.Equal(t, real, run(Intercept(NewMem("/r"), Rules()), "/r"))
+	want := run(vfs.OS{}, t.TempDir())
+	assert.Equal(t, want, run(NewMem("/r"), "/r"))
+	assert.Equal(t, want, run(Intercept(NewMem("/r"), Rules()), "/r"))
 }
 
 // TestMemFileIsLikeAByteSlice compares random reads, writes and truncations
@@ -241,7 +241,7 @@ func TestMemFileIsLikeAByteSlice(t *testing.T) {
 			want := model[min(off, int64(len(model))):]
 			want = want[:min(n, len(want))]
 			require.True(t, bytes.Equal(want, p[:k]))
-			require.Equal(t, k < n, err == io.EOF)
+			require.Equal(t, k < n, errors.Is(err, io.EOF))
 		}
 		if r.IntN(50) == 0 {
 			require.NoError(t, f.Sync())

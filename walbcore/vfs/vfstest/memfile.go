@@ -237,7 +237,7 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.locks[name] {

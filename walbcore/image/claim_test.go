@@ -24,7 +24,7 @@ func TestClaim(t *testing.T) {
 		require.NoError(t, Claim(mem, "/base", kind))
 		err := Claim(mem, "/base", other)
 		assert.True(t, walberr.Is(err, walberr.Conflict), "%v", err)
-		assert.ErrorContains(t, err, "-store "+string(kind))
+		require.ErrorContains(t, err, "-store "+string(kind))
 		for i := range 20 {
 			crashed := mem.Crash(rand.New(rand.NewPCG(uint64(i), 1)))
 			require.Error(t, Claim(crashed, "/base", other), "it is remembered for good")

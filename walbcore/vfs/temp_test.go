@@ -182,7 +182,7 @@ func TestTempLink(t *testing.T) {
 		require.NoError(t, link.Abort())
 		assert.Equal(t, []string{"b"}, names(t, c.fsys, p("e")))
 		_, err = vfs.LinkTemp(c.fsys, p("nosuch"), p("e"))
-		assert.ErrorIs(t, err, fs.ErrNotExist)
+		require.ErrorIs(t, err, fs.ErrNotExist)
 	}
 	mem := vfstest.NewMem("/d")
 	require.NoError(t, vfs.WriteFile(mem, "/d/a", nil))

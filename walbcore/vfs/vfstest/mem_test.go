@@ -292,7 +292,7 @@ func TestRules(t *testing.T) {
 		require.ErrorIs(t, err, want, i)
 	}
 	assert.Equal(t, "xx", get(t, fsys, "/d/abc"))
-	assert.ErrorIs(t, fsys.SyncDir("/d"), boom)
+	require.ErrorIs(t, fsys.SyncDir("/d"), boom)
 	g, err := fsys.Open("/d/b", os.O_RDWR|os.O_CREATE, 0o600)
 	require.NoError(t, err)
 	for range 3 {

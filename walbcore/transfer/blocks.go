@@ -6,6 +6,7 @@ import (
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/compress"
+	"walbsh/walbcore/wire"
 )
 
 // Limits of a block stream.
@@ -49,7 +50,7 @@ type BlockSink interface {
 // BlockStream is the shape of a block stream, as both sides agreed on it.
 type BlockStream struct {
 	Size     block.LB     // of the volume
-	Start    block.LB     // first block of the stream, a multiple of nothing; at most Size
+	Start    block.LB     // first block of the stream, at most Size
 	Bulk     block.LB     // blocks per frame, 1 to MaxBulk
 	Compress compress.Opt // CPUs is the number of goroutines that (de)compress
 }
@@ -64,6 +65,19 @@ type Options struct {
 	// SyncInterval is the number of bytes between checkpoints of a receiver;
 	// 0 means DefaultSyncInterval.
 	SyncInterval int64
+}
+
+func (o Options) syncInterval() int64 {
+	if o.SyncInterval <= 0 {
+		return DefaultSyncInterval
+	}
+	return o.SyncInterval
+}
+
+func (o Options) report(c *wire.Conn, phase Phase, done, total uint64) {
+	if o.Progress != nil {
+		o.Progress(Progress{Phase: phase, Done: done, Total: total, Sent: c.BytesOut(), Received: c.BytesIn()})
+	}
 }
 
 // Progress says how far a transfer is.

@@ -1,6 +1,22 @@
 package transfer
 
-import "walbsh/walbcore/walberr"
+import (
+	"fmt"
+
+	"walbsh/walbcore/walberr"
+	"walbsh/walbcore/wire"
+)
+
+// refusal makes a refusal whose text goes to the peer word for word.
+func refusal(code walberr.Code, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	return &wire.Error{Text: text, Err: &walberr.Error{Op: "request", Code: code, Found: text}}
+}
+
+// violation is the error about a peer that does not keep to the protocol.
+func violation(op, found, expected string) error {
+	return walberr.Corrupt(op, found, expected)
+}
 
 func errResync(why string) error {
 	return &walberr.Error{
@@ -9,8 +25,4 @@ func errResync(why string) error {
 		Expected: "the same lineage, or an empty volume",
 		Hint:     "reset the volume at the destination (stop, reset-vol), then replicate again",
 	}
-}
-
-func errNotYet(role string) error {
-	return &walberr.Error{Op: role, Code: walberr.Internal, Found: "the role is not built yet"}
 }

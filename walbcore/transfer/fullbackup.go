@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"walbsh/walbcore/meta"
+	"walbsh/walbcore/walberr"
 	"walbsh/walbcore/wire"
 )
 
@@ -37,15 +38,51 @@ type BackupSource interface {
 // an error. A refusal is a *wire.Refusal; SendFullBackup has called nothing
 // then.
 func SendFullBackup(ctx context.Context, c *wire.Conn, req wire.FullSyncRequest, src BackupSource, o Options) error {
-	return errNotYet("SendFullBackup")
+	defer c.Bind(ctx)()
+	req.Encode(c.W)
+	if err := ask(c, wire.Accept); err != nil {
+		return err
+	}
+	if err := src.Accepted(ctx); err != nil {
+		return err
+	}
+	uuid, err := src.ResetLog(ctx)
+	if err != nil {
+		return err
+	}
+	c.W.UUID(uuid)
+	if err := awaitAck(c); err != nil {
+		return err
+	}
+	if err := src.Begun(ctx); err != nil {
+		return err
+	}
+	volume, err := src.Source(ctx)
+	if err != nil {
+		return err
+	}
+	stream := BlockStream{Size: req.Size, Bulk: req.Bulk, Compress: req.Compress}
+	if err := SendBlocks(ctx, c, volume, stream, o); err != nil {
+		return err
+	}
+	if err := awaitAck(c); err != nil {
+		return err
+	}
+	gid, err := src.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	c.W.Snap(meta.Snap{B: 0, E: gid})
+	return awaitAck(c)
 }
 
 // BackupServer is the archive in a full backup, for one request.
 type BackupServer interface {
 	// Accept judges the request: limits, stop, actions, state; its error is
 	// the refusal. The server takes the volume's lock here and keeps it until
-	// Begin returns, or ServeFullBackup does. "accept" is sent next. The size and
-	// the bulk were checked before: not 0, not above MaxBulk.
+	// Begin returns, or ServeFullBackup does. "accept" is sent next. Host type,
+	// size and bulk were checked before: the sizes are not 0, the bulk is not
+	// above MaxBulk.
 	Accept(ctx context.Context, req *wire.FullSyncRequest) error
 	// Begin follows the storage's uuid and our ACK for it: the move SyncReady
 	// to FullSync, then the lock is released, the file `state` is looked at,
@@ -67,12 +104,81 @@ type BackupSink interface {
 	Close() error
 }
 
-// ServeFullBackup is the archive's side of dirty-full-sync3. reply sends the
-// first status word (server.Request.Reply).
-func ServeFullBackup(ctx context.Context, c *wire.Conn, reply Reply, s BackupServer, o Options) error {
-	return errNotYet("ServeFullBackup")
-}
-
 // Reply sends a status word and flushes. It is server.Request.Reply, so that
 // the server knows that its handler has answered.
 type Reply func(word string) error
+
+// ServeFullBackup is the archive's side of dirty-full-sync3. reply sends the
+// first status word (server.Request.Reply).
+func ServeFullBackup(ctx context.Context, c *wire.Conn, reply Reply, s BackupServer, o Options) error {
+	defer c.Bind(ctx)()
+	var req wire.FullSyncRequest
+	req.Decode(c.R)
+	if err := c.R.Err(); err != nil {
+		return err
+	}
+	if err := checkFullSync(&req); err != nil {
+		return err
+	}
+	if err := s.Accept(ctx, &req); err != nil {
+		return err
+	}
+	if err := reply(wire.Accept); err != nil {
+		return err
+	}
+	restore := c.Patience(ackPatience) // the storage resets its log
+	uuid := c.R.UUID()
+	restore()
+	if err := c.R.Err(); err != nil {
+		return err
+	}
+	c.W.Ack()
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	sink, err := s.Begin(ctx, uuid)
+	if err != nil {
+		return err
+	}
+	return closing(sink, receiveBackup(ctx, c, sink, &req, o))
+}
+
+func checkFullSync(req *wire.FullSyncRequest) error {
+	const where = "backupServer"
+	switch {
+	case req.HostType != wire.HostStorage:
+		return refusal(walberr.Usage, "%s:invalid hostType:%s", where, req.HostType)
+	case req.Bulk == 0:
+		return refusal(walberr.Usage, "%s:bulkLb is zero", where)
+	case req.Bulk > MaxBulk:
+		return refusal(walberr.Range, "%s:too large bulkLb:%d:%d", where, req.Bulk, MaxBulk)
+	case req.Size == 0 || !req.Size.Valid():
+		return refusal(walberr.Range, "%s:bad sizeLb:%d", where, req.Size)
+	}
+	return nil
+}
+
+func receiveBackup(ctx context.Context, c *wire.Conn, sink BackupSink, req *wire.FullSyncRequest, o Options) error {
+	stream := BlockStream{Size: req.Size, Bulk: req.Bulk, Compress: req.Compress}
+	if err := ReceiveBlocks(ctx, c, sink, stream, nil, o); err != nil {
+		return err
+	}
+	c.W.Ack()
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	restore := c.Patience(ackPatience) // the storage takes a snapshot
+	snap := c.R.Snap()
+	restore()
+	if err := c.R.Err(); err != nil {
+		return err
+	}
+	if snap.B != 0 {
+		return violation("dirty-full-sync3 of "+req.Volume, "end snapshot "+snap.String(), "one that begins at gid 0")
+	}
+	if err := sink.Commit(ctx, snap); err != nil {
+		return err
+	}
+	c.W.Ack()
+	return c.Finish()
+}

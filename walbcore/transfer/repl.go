@@ -2,12 +2,16 @@ package transfer
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"math"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/compress"
 	"walbsh/walbcore/diffstore"
 	"walbsh/walbcore/meta"
+	"walbsh/walbcore/walberr"
+	"walbsh/walbcore/wdiff"
 	"walbsh/walbcore/wire"
 )
 
@@ -22,13 +26,13 @@ type ReplParams struct {
 	SizeMB uint64   // valid iff not ByGid
 
 	ArchiveUUID  meta.UUID    // lineage of our base image
-	Resync       bool         // the destination may overwrite its image by comparison; this is not available yet
+	Resync       bool         // the destination may overwrite its image by comparison; a destination that wants to makes the replication fail, since this is not available yet
 	DontMerge    bool         // send every diff as it is
 	Bulk         block.LB     // of the block stream
 	FullCompress compress.Opt // of the block stream
 	DiffCompress compress.Opt // of merged diffs
 	MaxMerge     uint64       // bytes of diff files merged for one round; at least one file is sent
-	MaxFiles     int          // files merged for one round
+	MaxFiles     int          // files merged for one round; 0 is no limit
 }
 
 // ReplSource is the source archive in a replication. The action
@@ -69,82 +73,284 @@ type ReplResult struct {
 
 // SendRepl is the source's side of repl-sync3. Each diff round carries diffs
 // merged into one, up to the limits of p, but a round ends at every gid that
-// was restorable at the source when the rounds began, so that it is restorable
-// at the destination too. When it returns nil the destination has everything
-// durably and has ended well. A refusal is a *wire.Refusal.
+// was restorable at the source when the replication began, so that it is
+// restorable at the destination too. When it returns nil the destination has
+// everything durably and has ended well. A refusal is a *wire.Refusal.
 //
 // The result is valid beside an error too: it says what was done until then.
 func SendRepl(ctx context.Context, c *wire.Conn, p ReplParams, src ReplSource, o Options) (ReplResult, error) {
-	return ReplResult{}, errNotYet("SendRepl")
+	defer c.Bind(ctx)()
+	r := &replSender{c: c, p: p, src: src, o: o}
+	err := r.run(ctx)
+	r.result.Sent, r.result.Received = c.BytesOut(), c.BytesIn()
+	return r.result, err
 }
 
-// ReplServer is the destination archive in a replication, for one connection.
-// Where a method takes the volume's lock, the server keeps it until the method
-// that is said to release it returns, or ServeRepl does.
-type ReplServer interface {
-	// Accept judges the volume: limits, stop, no action at all, state SyncReady
-	// or Archived; its error is the refusal. It takes the lock. "accept" is
-	// sent next.
-	Accept(ctx context.Context, volume string) error
-	// Offer decides what has to be done: wire.ReplFull if the volume is
-	// SyncReady, wire.ReplNone if it is Archived and the lineage is ours. A
-	// replication that needs a resync is an error, whose text is sent:
-	// ErrResyncNotAllowed unless the offer allows one, else one that says that
-	// it is not available. wire.ReplResync is never answered.
-	Offer(ctx context.Context, offer wire.ReplOffer) (kind uint32, err error)
-	// Full judges the request of a full replication (size and bulk were
-	// checked: not 0, the bulk not above MaxBulk) and finds where to begin:
-	// behind what full_repl_state says is safe, if that is of the same
-	// lineage and base, else at 0. An error is a refusal with its text. "ok"
-	// and start are sent next. The lock is still held.
-	Full(ctx context.Context, req *wire.ReplFullRequest) (start block.LB, err error)
-	// BeginFull: the move SyncReady to FullSync; the lock is released;
-	// `archive_uuid` := the offer's, durably; then the image is made (start
-	// 0) or grown and prepared behind start.
-	BeginFull(ctx context.Context) (FullSink, error)
-	// Latest begins a round: it takes the lock and gives the state behind all
-	// applicable diffs. It is sent to the source, which decides.
-	Latest(ctx context.Context) (meta.State, error)
-	// Diff judges a diff round: size, and whether the diff is applicable to
-	// Latest. An error is a refusal with its text. On nil the move Archived
-	// to ReplSyncAsServer is begun and the lock released. "ok" is sent next,
-	// then Create is called.
-	Diff(ctx context.Context, req *wire.ReplDiffRequest) error
-	// Create makes a temporary file in the volume's directory for the diff
-	// of the request. If it fails, the move must be rolled back.
-	Create(ctx context.Context) (DiffSink, error)
-	// Stop: the source ended the rounds. The lock is released; the last ACK
-	// is sent next.
-	Stop(ctx context.Context) error
+type replSender struct {
+	c      *wire.Conn
+	p      ReplParams
+	src    ReplSource
+	o      Options
+	base   meta.State
+	stops  []meta.Gid // rounds end at these gids
+	sent   uint64     // bytes of diff files that are done
+	result ReplResult
 }
 
-// FullSink takes a full replication in.
-type FullSink interface {
-	BlockSink
-	// Checkpoint is called every Options.SyncInterval bytes, when everything
-	// below progress is written and synced: full_repl_state is made durable
-	// with it, so that a later replication may begin there.
-	Checkpoint(ctx context.Context, progress block.LB) error
-	// Commit ends the full replication: the image was written and synced, the
-	// ACK sent. On return, under the lock and durable in this order: `base`,
-	// `uuid`, full_repl_state removed, `state` = Archived; and the move is
-	// committed.
-	Commit(ctx context.Context) error
-	// Close is called once, whatever happened; without a successful Commit it
-	// rolls the move back. Image and full_repl_state stay.
-	Close() error
+func (r *replSender) run(ctx context.Context) error {
+	r.c.W.StrVec([]string{r.p.Volume})
+	if err := ask(r.c, wire.Accept); err != nil {
+		return err
+	}
+	if err := r.src.Accepted(ctx); err != nil {
+		return err
+	}
+	var err error
+	if r.base, err = r.src.Base(ctx); err != nil {
+		return err
+	}
+	r.src.Diffs().View(func(m *meta.Manager) {
+		for _, s := range m.Restorable(r.base, false) {
+			r.stops = append(r.stops, s.Gid)
+		}
+	})
+	if r.p.ByGid {
+		r.stops = append(r.stops, r.p.Gid)
+	}
+	wire.ReplOffer{ArchiveUUID: r.p.ArchiveUUID, Resync: r.p.Resync}.Encode(r.c.W)
+	if err := ask(r.c, wire.Accept); err != nil {
+		return err
+	}
+	kind := r.c.R.U32()
+	if err := r.c.R.Err(); err != nil {
+		return err
+	}
+	switch kind {
+	case wire.ReplNone:
+	case wire.ReplFull:
+		if err := r.full(ctx); err != nil {
+			return err
+		}
+	case wire.ReplResync:
+		return ErrResyncNotAvailable
+	default:
+		return violation("repl-sync3", fmt.Sprintf("kind of replication %d", kind), "0, 1 or 2")
+	}
+	return r.rounds(ctx)
 }
 
-// ErrResyncNotAllowed refuses a replication that would have to overwrite the
-// destination. Its text is the original's.
-var ErrResyncNotAllowed error = &wire.Error{Text: "resync is required but not allowed", Err: errResync("the source does not allow it")}
+// full sends the base image.
+func (r *replSender) full(ctx context.Context) error {
+	if r.base.Applying {
+		return &walberr.Error{
+			Op: "replicate", Volume: r.p.Volume, Code: walberr.BadState,
+			Found: "base image between two snapshots: " + r.base.String(), Expected: "one that no apply has left half done",
+			Hint: "run apply at the source to its end, then replicate again",
+		}
+	}
+	size, err := r.src.Size(ctx)
+	if err != nil {
+		return err
+	}
+	uuid, err := r.src.UUID(ctx)
+	if err != nil {
+		return err
+	}
+	wire.ReplFullRequest{Size: size, Bulk: r.p.Bulk, Base: r.base, UUID: uuid, Compress: r.p.FullCompress}.Encode(r.c.W)
+	if err := ask(r.c, wire.OK); err != nil {
+		return err
+	}
+	start := block.LB(r.c.R.U64())
+	if err := r.c.R.Err(); err != nil {
+		return err
+	}
+	if start > size {
+		return violation("repl-sync3", fmt.Sprintf("start at block %d", start), fmt.Sprintf("at most %d, the size", size))
+	}
+	img, err := r.src.Image(ctx)
+	if err != nil {
+		return err
+	}
+	r.result.Full, r.result.Start = true, start
+	stream := BlockStream{Size: size, Start: start, Bulk: r.p.Bulk, Compress: r.p.FullCompress}
+	if err := closing(img, SendBlocks(ctx, r.c, img, stream, r.o)); err != nil {
+		return err
+	}
+	return awaitAck(r.c)
+}
 
-// ErrResyncNotAvailable refuses a replication that would have to overwrite the
-// destination, which this server cannot do.
-var ErrResyncNotAvailable error = &wire.Error{Text: "resync is required but not available at this server", Err: errResync("it is not available at this server")}
+// rounds sends diffs until the destination has what it shall have.
+func (r *replSender) rounds(ctx context.Context) error {
+	for {
+		restore := r.c.Patience(ackPatience)
+		st := r.c.R.State()
+		restore()
+		if err := r.c.R.Err(); err != nil {
+			return err
+		}
+		r.result.Latest = st
+		more, err := r.decide(st.B)
+		if err != nil || !more {
+			r.c.W.U32(wire.RoundStop)
+			if ackErr := awaitAck(r.c); err == nil {
+				return ackErr
+			}
+			return err
+		}
+		if err := r.round(ctx, st.B); err != nil {
+			return err
+		}
+		r.result.Rounds++
+	}
+}
 
-// ServeRepl is the destination's side of repl-sync3. reply sends the first
-// status word.
-func ServeRepl(ctx context.Context, c *wire.Conn, reply Reply, s ReplServer, o Options) error {
-	return errNotYet("ServeRepl")
+// decide reports whether the destination, at srv, needs one more round.
+func (r *replSender) decide(srv meta.Snap) (more bool, err error) {
+	var own meta.Snap
+	var todo []meta.Diff
+	r.src.Diffs().View(func(m *meta.Manager) {
+		own = m.LatestState(r.base).B
+		todo = m.ApplicableList(srv)
+	})
+	switch {
+	case srv.B >= own.B:
+		return false, nil
+	case srv.B < r.base.B.B:
+		return false, &walberr.Error{
+			Op: "replicate", Server: r.c.Peer(), Volume: r.p.Volume, Code: walberr.TooNewDiff,
+			Found:    fmt.Sprintf("the destination at %s, before the source's base image at %s", srv, r.base.B),
+			Expected: "a destination not older than the base image; comparing images (hash replication) is not available",
+			Hint:     "reset the volume at the destination (stop, reset-vol), then replicate again",
+		}
+	case len(todo) == 0:
+		return false, &walberr.Error{
+			Op: "replicate", Server: r.c.Peer(), Volume: r.p.Volume, Code: walberr.TooNewDiff,
+			Found: fmt.Sprintf("no diff of the source leads on from the destination's %s", srv), Expected: "a way to " + own.String(),
+			Hint: "try again; if it stays so, reset the volume at the destination (stop, reset-vol) and replicate again",
+		}
+	case r.p.ByGid:
+		return srv.B < r.p.Gid, nil
+	}
+	limit := min(r.p.SizeMB, math.MaxUint64>>20) << 20
+	return limit == 0 || meta.TotalSize(todo) > limit, nil
+}
+
+// round sends one diff: as many as may be merged into one.
+func (r *replSender) round(ctx context.Context, srv meta.Snap) error {
+	files, err := r.open(srv)
+	if err != nil {
+		return err
+	}
+	err = r.sendDiff(ctx, srv, files)
+	for _, f := range files {
+		err = closing(f, err)
+	}
+	return err
+}
+
+// openTries is how often files are chosen anew because one of those chosen
+// was merged away before it was open.
+const openTries = 10
+
+// open chooses the diffs of a round and opens them, oldest first.
+func (r *replSender) open(srv meta.Snap) ([]*diffstore.File, error) {
+	for try := 1; ; try++ {
+		files, err := r.openOnce(srv)
+		if err == nil || !walberr.Is(err, walberr.NotFound) || try == openTries {
+			return files, err
+		}
+	}
+}
+
+func (r *replSender) openOnce(srv meta.Snap) ([]*diffstore.File, error) {
+	var list []meta.Diff
+	r.src.Diffs().View(func(m *meta.Manager) {
+		if r.p.DontMerge {
+			if d, ok := m.Applicable(srv); ok {
+				list = []meta.Diff{d}
+			}
+			return
+		}
+		list = m.ListToSendUntil(srv, r.p.MaxMerge, r.p.MaxFiles, r.stops)
+	})
+	if len(list) == 0 {
+		return nil, &walberr.Error{Op: "replicate", Volume: r.p.Volume, Code: walberr.NotFound, Found: "no diff to send from " + srv.String()}
+	}
+	var files []*diffstore.File
+	for _, d := range list {
+		f, err := r.src.Diffs().OpenFile(d)
+		if err != nil {
+			for _, g := range files {
+				err = closing(g, err)
+			}
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func (r *replSender) sendDiff(ctx context.Context, srv meta.Snap, files []*diffstore.File) error {
+	diffs, list, weight := make([]*wdiff.File, len(files)), make([]meta.Diff, len(files)), uint64(0)
+	for i, f := range files {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if diffs[i], err = wdiff.Open(f.Name(), f, info.Size()); err != nil {
+			return err
+		}
+		list[i] = f.Diff
+		weight += uint64(info.Size())
+	}
+	merged, err := meta.MergeAll(list)
+	if err != nil {
+		return err
+	}
+	size, err := r.src.Size(ctx)
+	if err != nil {
+		return err
+	}
+	r.c.W.U32(wire.RoundDiff)
+	wire.ReplDiffRequest{Size: size, UUID: diffs[len(diffs)-1].UUID(), Diff: merged}.Encode(r.c.W)
+	if err := ask(r.c, wire.OK); err != nil {
+		return err
+	}
+	total, done := r.sent+r.toSend(srv), uint64(0)
+	sent := func(pack int) {
+		done = min(done+uint64(pack), weight)
+		r.o.report(r.c, PhaseDiff, r.sent+done, max(total, r.sent+done))
+	}
+	if err := r.sendRecords(ctx, diffs, sent); err != nil {
+		return err
+	}
+	r.c.W.U8(wire.CtlEnd)
+	if err := awaitAck(r.c); err != nil {
+		return err
+	}
+	r.sent += weight
+	r.result.Diffs += len(files)
+	return nil
+}
+
+// toSend sums the sizes of the diffs that the destination, at srv, shall get.
+func (r *replSender) toSend(srv meta.Snap) uint64 {
+	last := meta.MaxGid
+	if r.p.ByGid {
+		last = r.p.Gid
+	}
+	var todo []meta.Diff
+	r.src.Diffs().View(func(m *meta.Manager) { todo = m.ApplicableListByGid(srv, last) })
+	return meta.TotalSize(todo)
+}
+
+// sendRecords sends the data of a round, without its end.
+func (r *replSender) sendRecords(ctx context.Context, diffs []*wdiff.File, sent func(pack int)) error {
+	if !r.p.DontMerge {
+		return sendPacks(ctx, r.c, mergeOf(diffs), r.p.DiffCompress, sent)
+	}
+	if packs := diffs[0].Packs(); packs != nil {
+		return copyPacks(ctx, r.c, packs, sent)
+	}
+	return sendPacks(ctx, r.c, diffs[0].Records(), compress.Opt{Type: compress.Snappy, CPUs: 1}, sent)
 }

@@ -1,0 +1,241 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+
+	"walbsh/walbcore/block"
+	"walbsh/walbcore/meta"
+	"walbsh/walbcore/walberr"
+	"walbsh/walbcore/wire"
+)
+
+// ReplServer is the destination archive in a replication, for one connection.
+// Where a method takes the volume's lock, the server keeps it until the method
+// that is said to release it returns, or ServeRepl does.
+type ReplServer interface {
+	// Accept judges the volume: limits, stop, no action at all, state SyncReady
+	// or Archived; its error is the refusal. It takes the lock. "accept" is
+	// sent next.
+	Accept(ctx context.Context, volume string) error
+	// Offer decides what has to be done: wire.ReplFull if the volume is
+	// SyncReady, wire.ReplNone if it is Archived and the lineage is ours. A
+	// replication that needs a resync is an error, whose text is sent:
+	// ErrResyncNotAllowed unless the offer allows one, else one that says that
+	// it is not available. wire.ReplResync is never answered.
+	Offer(ctx context.Context, offer wire.ReplOffer) (kind uint32, err error)
+	// Full judges the request of a full replication (checked before: size
+	// and bulk are not 0, the bulk is not above MaxBulk, the base is not
+	// applying) and finds where to begin: behind what full_repl_state says is
+	// safe, if that is of the same lineage and base, else at 0. An error is a
+	// refusal with its text. "ok" and start are sent next. The lock is still
+	// held.
+	Full(ctx context.Context, req *wire.ReplFullRequest) (start block.LB, err error)
+	// BeginFull: the move SyncReady to FullSync; the lock is released;
+	// `archive_uuid` := the offer's, durably; then the image is made (start
+	// 0) or grown and prepared behind start.
+	BeginFull(ctx context.Context) (FullSink, error)
+	// Latest begins a round: it takes the lock and gives the state behind all
+	// applicable diffs. It is sent to the source, which decides.
+	Latest(ctx context.Context) (meta.State, error)
+	// Diff judges a diff round: size, and whether the diff is applicable to
+	// Latest. An error is a refusal with its text. On nil the move Archived
+	// to ReplSyncAsServer is begun and the lock released. "ok" is sent next,
+	// then Create is called.
+	Diff(ctx context.Context, req *wire.ReplDiffRequest) error
+	// Create makes a temporary file in the volume's directory for the diff
+	// of the request. If it fails, or the connection does before, the server
+	// rolls the move back when ServeRepl has returned.
+	Create(ctx context.Context) (DiffSink, error)
+	// Stop: the source ended the rounds. The lock is released; the last ACK
+	// is sent next.
+	Stop(ctx context.Context) error
+}
+
+// FullSink takes a full replication in.
+type FullSink interface {
+	BlockSink
+	// Checkpoint is called every Options.SyncInterval bytes, when everything
+	// below progress is written and synced: full_repl_state is made durable
+	// with it, so that a later replication may begin there.
+	Checkpoint(ctx context.Context, progress block.LB) error
+	// Commit ends the full replication: the image was written and synced, the
+	// ACK sent. On return, under the lock and durable in this order: `base`,
+	// `uuid`, full_repl_state removed, `state` = Archived; and the move is
+	// committed.
+	Commit(ctx context.Context) error
+	// Close is called once, whatever happened; without a successful Commit it
+	// rolls the move back. Image and full_repl_state stay.
+	Close() error
+}
+
+// ErrResyncNotAllowed refuses a replication that would have to overwrite the
+// destination. Its text is the original's.
+var ErrResyncNotAllowed error = &wire.Error{Text: "resync is required but not allowed", Err: errResync("the source does not allow it")}
+
+// ErrResyncNotAvailable refuses a replication that would have to overwrite the
+// destination, which this server cannot do.
+var ErrResyncNotAvailable error = &wire.Error{Text: "resync is required but not available at this server", Err: errResync("it is not available at this server")}
+
+// errHashNotAvailable refuses a hash round.
+var errHashNotAvailable = refusal(walberr.Unavailable, "runHashReplServer:hash replication is not available at this server")
+
+// ServeRepl is the destination's side of repl-sync3. reply sends the first
+// status word.
+func ServeRepl(ctx context.Context, c *wire.Conn, reply Reply, s ReplServer, o Options) error {
+	defer c.Bind(ctx)()
+	words := c.R.StrVec()
+	if err := c.R.Err(); err != nil {
+		return err
+	}
+	if len(words) != 1 {
+		return refusal(walberr.Usage, "a2aReplSyncServer:bad size:%d:1", len(words))
+	}
+	volume := words[0]
+	if err := s.Accept(ctx, volume); err != nil {
+		return err
+	}
+	if err := reply(wire.Accept); err != nil {
+		return err
+	}
+	var offer wire.ReplOffer
+	offer.Decode(c.R)
+	if err := c.R.Err(); err != nil {
+		return err
+	}
+	kind, err := s.Offer(ctx, offer)
+	if err != nil {
+		return refuse(c, err)
+	}
+	c.W.Str(wire.Accept)
+	c.W.U32(kind)
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	if kind == wire.ReplFull {
+		if err := serveFull(ctx, c, s, o); err != nil {
+			return err
+		}
+	}
+	for {
+		more, err := serveRound(ctx, c, volume, s, o)
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// refuse sends the refusal where the source waits for a word, and gives it back.
+func refuse(c *wire.Conn, reason error) error {
+	_ = c.Refuse(reason) // if it cannot be sent, the closed connection tells the source
+	return reason
+}
+
+func serveFull(ctx context.Context, c *wire.Conn, s ReplServer, o Options) error {
+	var req wire.ReplFullRequest
+	req.Decode(c.R)
+	if err := c.R.Err(); err != nil {
+		return err
+	}
+	if err := checkFull(&req); err != nil {
+		return refuse(c, err)
+	}
+	start, err := s.Full(ctx, &req)
+	if err != nil {
+		return refuse(c, err)
+	}
+	if start > req.Size {
+		return violation("repl-sync3", fmt.Sprintf("start at block %d", start), fmt.Sprintf("at most %d, the size", req.Size))
+	}
+	c.W.Str(wire.OK)
+	c.W.U64(uint64(start))
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	sink, err := s.BeginFull(ctx)
+	if err != nil {
+		return err
+	}
+	return closing(sink, receiveFull(ctx, c, sink, &req, start, o))
+}
+
+func checkFull(req *wire.ReplFullRequest) error {
+	const where = "runFullReplServer"
+	switch {
+	case req.Size == 0 || !req.Size.Valid():
+		return refusal(walberr.Range, "%s:bad sizeLb:%d", where, req.Size)
+	case req.Bulk == 0:
+		return refusal(walberr.Range, "%s:bulkLb is zero", where)
+	case req.Bulk > MaxBulk:
+		return refusal(walberr.Range, "%s:too large bulkLb:%d:%d", where, req.Bulk, MaxBulk)
+	case req.Base.Applying:
+		return refusal(walberr.BadState, "%s:bad metaSt:%s", where, req.Base)
+	}
+	return nil
+}
+
+func receiveFull(ctx context.Context, c *wire.Conn, sink FullSink, req *wire.ReplFullRequest, start block.LB, o Options) error {
+	stream := BlockStream{Size: req.Size, Start: start, Bulk: req.Bulk, Compress: req.Compress}
+	if err := ReceiveBlocks(ctx, c, sink, stream, sink.Checkpoint, o); err != nil {
+		return err
+	}
+	c.W.Ack()
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	return sink.Commit(ctx)
+}
+
+// serveRound does what the source chooses next. It is false after the end.
+func serveRound(ctx context.Context, c *wire.Conn, volume string, s ReplServer, o Options) (more bool, err error) {
+	st, err := s.Latest(ctx)
+	if err != nil {
+		return false, err
+	}
+	c.W.State(st)
+	if err := c.Flush(); err != nil {
+		return false, err
+	}
+	round := c.R.U32()
+	if err := c.R.Err(); err != nil {
+		return false, err
+	}
+	switch round {
+	case wire.RoundStop:
+		if err := s.Stop(ctx); err != nil {
+			return false, err
+		}
+		c.W.Ack()
+		return false, c.Finish()
+	case wire.RoundDiff:
+		return true, serveDiff(ctx, c, volume, s, o)
+	case wire.RoundHash:
+		return false, refuse(c, errHashNotAvailable)
+	}
+	return false, violation("repl-sync3 of "+volume, fmt.Sprintf("round %d", round), "0, 1 or 2")
+}
+
+func serveDiff(ctx context.Context, c *wire.Conn, volume string, s ReplServer, o Options) error {
+	var req wire.ReplDiffRequest
+	req.Decode(c.R)
+	if err := c.R.Err(); err != nil {
+		return err
+	}
+	if err := s.Diff(ctx, &req); err != nil {
+		return refuse(c, err)
+	}
+	c.W.Str(wire.OK)
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	sink, err := s.Create(ctx)
+	if err != nil {
+		return err
+	}
+	err = receiveDiff(ctx, c, sink, "repl-sync3 of "+volume, req.UUID, req.Size, o)
+	if err == nil {
+		c.W.Ack()
+		err = c.Flush()
+	}
+	return closing(sink, err)
+}

@@ -102,7 +102,7 @@ func (c *Client) once(ctx context.Context, cmd command) error {
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }() // the answer is in, or the failure known
 		id, err := wire.ClientHello(conn, c.opts.ID, cmd.name)
 		if id != "" {
 			server, told = id, true

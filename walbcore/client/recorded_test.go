@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -97,6 +98,7 @@ func serve(t *testing.T, scripts ...script) string {
 }
 
 func (s script) play(t *testing.T, c net.Conn) {
+	t.Helper()
 	hello := make([]byte, len(s.hello))
 	if _, err := io.ReadFull(c, hello); err != nil {
 		t.Errorf("hello: %v", err)
@@ -118,7 +120,7 @@ func (s script) play(t *testing.T, c net.Conn) {
 }
 
 // errInexpressible marks words that the methods cannot be made to send.
-var errInexpressible = fmt.Errorf("cannot be asked by a method")
+var errInexpressible = errors.New("cannot be asked by a method")
 
 // call performs the command that argv stands for and prints the result as the
 // original's controller does.
@@ -253,11 +255,11 @@ func diffLines(v []meta.Diff, err error) (string, error) {
 	return b.String(), err
 }
 
-func each[T any](print func(T) string) func(v []T, err error) (string, error) {
+func each[T any](line func(T) string) func(v []T, err error) (string, error) {
 	return func(v []T, err error) (string, error) {
 		var b strings.Builder
 		for _, x := range v {
-			fmt.Fprintln(&b, print(x))
+			fmt.Fprintln(&b, line(x))
 		}
 		return b.String(), err
 	}
@@ -422,7 +424,7 @@ func TestRecordedCommands(t *testing.T) {
 			key += " " + strings.Join(rec.Argv[1:min(2, len(rec.Argv))], "")
 		}
 		// is there a method for these words? a closed port says so without bytes
-		if _, err := call(t.Context(), New("127.0.0.1:0", Options{}), rec.Argv); err == errInexpressible {
+		if _, err := call(t.Context(), New("127.0.0.1:0", Options{}), rec.Argv); errors.Is(err, errInexpressible) {
 			skipped[strings.Join(rec.Argv, " ")]++
 			continue
 		}
@@ -465,6 +467,7 @@ func TestRecordedCommands(t *testing.T) {
 
 // lastString is the first line of the refusal in a script.
 func lastString(t *testing.T, s script) string {
+	t.Helper()
 	r := wire.NewReader(bytes.NewReader(s.answer))
 	if len(s.answer) == 0 {
 		r = wire.NewReader(bytes.NewReader(s.opening))

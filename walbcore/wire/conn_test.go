@@ -1,12 +1,12 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,7 +19,7 @@ import (
 )
 
 // pipe gives a Conn over an in-memory connection and its other end.
-func pipe(t *testing.T, ctx context.Context, opts Options) (*Conn, net.Conn) {
+func pipe(ctx context.Context, t *testing.T, opts Options) (*Conn, net.Conn) {
 	t.Helper()
 	a, b := net.Pipe()
 	c := NewConn(ctx, a, opts)
@@ -63,7 +63,7 @@ func dialTest(t *testing.T, addr string) *Conn {
 
 func TestTimeoutIsPerRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, t.Context(), Options{Timeout: 10 * time.Second})
+		c, peer := pipe(t.Context(), t, Options{Timeout: 10 * time.Second})
 		go func() {
 			for range 30 {
 				time.Sleep(9 * time.Second)
@@ -92,7 +92,7 @@ func TestNoTimeout(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c, peer := pipe(t, t.Context(), opts)
+				c, peer := pipe(t.Context(), t, opts)
 				go func() {
 					time.Sleep(time.Hour)
 					peer.Write([]byte{7})
@@ -106,7 +106,7 @@ func TestNoTimeout(t *testing.T) {
 
 func TestSetTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, _ := pipe(t, t.Context(), Options{Timeout: 10 * time.Second})
+		c, _ := pipe(t.Context(), t, Options{Timeout: 10 * time.Second})
 		c.SetTimeout(time.Minute)
 		begin := time.Now()
 		c.R.U8()
@@ -116,7 +116,7 @@ func TestSetTimeout(t *testing.T) {
 
 func TestWriteTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, t.Context(), Options{Timeout: 10 * time.Second})
+		c, peer := pipe(t.Context(), t, Options{Timeout: 10 * time.Second})
 		go func() { // takes a piece each 9 seconds, then no more
 			for range 5 {
 				time.Sleep(9 * time.Second)
@@ -138,7 +138,7 @@ func TestContextEndsReadsAndWrites(t *testing.T) {
 	why := errors.New("force stopped")
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		c, _ := pipe(t, ctx, Options{Timeout: time.Minute})
+		c, _ := pipe(ctx, t, Options{Timeout: time.Minute})
 		var wg sync.WaitGroup
 		wg.Go(func() { c.R.U8() })
 		wg.Go(func() { c.W.Raw(make([]byte, 1<<20)) })
@@ -154,7 +154,7 @@ func TestContextEndsReadsAndWrites(t *testing.T) {
 func TestEndedConnectionStaysEnded(t *testing.T) {
 	why := errors.New("force stopped")
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, t.Context(), Options{Timeout: time.Minute})
+		c, peer := pipe(t.Context(), t, Options{Timeout: time.Minute})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		release := c.Bind(ctx)
 		cancel(why)
@@ -162,7 +162,7 @@ func TestEndedConnectionStaysEnded(t *testing.T) {
 		release()
 		go peer.Write([]byte{1})
 		c.R.U8()
-		assert.ErrorIs(t, c.R.Err(), why)
+		require.ErrorIs(t, c.R.Err(), why)
 		c.W.U8(1)
 		assert.ErrorIs(t, c.Flush(), why)
 		peer.Close()
@@ -171,7 +171,7 @@ func TestEndedConnectionStaysEnded(t *testing.T) {
 
 func TestReleasedBinding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, t.Context(), Options{Timeout: time.Minute})
+		c, peer := pipe(t.Context(), t, Options{Timeout: time.Minute})
 		ctx, cancel := context.WithCancel(t.Context())
 		release := c.Bind(ctx)
 		release()
@@ -188,7 +188,7 @@ func TestContextDeadlineIsATimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		c, _ := pipe(t, ctx, Options{})
+		c, _ := pipe(ctx, t, Options{})
 		c.R.U8()
 		assert.ErrorIs(t, c.R.Err(), context.DeadlineExceeded)
 		assert.True(t, walberr.Is(c.R.Err(), walberr.Timeout))
@@ -228,7 +228,7 @@ func TestFinish(t *testing.T) {
 
 func TestFinishTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, t.Context(), Options{Timeout: 10 * time.Second})
+		c, peer := pipe(t.Context(), t, Options{Timeout: 10 * time.Second})
 		go io.Copy(io.Discard, peer)
 		c.W.Str("accept")
 		begin := time.Now()
@@ -260,7 +260,7 @@ func TestRefusalSurvivesUnreadBytes(t *testing.T) {
 
 func TestRefuseDoesNotWaitForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, peer := pipe(t, t.Context(), Options{})
+		c, peer := pipe(t.Context(), t, Options{})
 		var wg sync.WaitGroup
 		wg.Go(func() { // never closes and goes on sending
 			io.CopyN(io.Discard, peer, 3)
@@ -295,7 +295,7 @@ func TestBothDirectionsAtOnce(t *testing.T) {
 		p := make([]byte, c.R.U64())
 		c.R.Raw(p)
 		assert.NoError(t, c.R.Err())
-		assert.True(t, string(p) == string(data))
+		assert.True(t, bytes.Equal(p, data))
 	}
 	both := func(c *Conn) {
 		var wg sync.WaitGroup
@@ -325,7 +325,7 @@ func TestDialFailures(t *testing.T) {
 
 	_, err = Dial(t.Context(), gone, Options{Timeout: 1})
 	assert.True(t, walberr.Is(err, walberr.Timeout), "%v", err)
-	assert.True(t, strings.Contains(RefusalText(err), "timeout"), RefusalText(err))
+	assert.Contains(t, RefusalText(err), "timeout")
 
 	_, err = Dial(t.Context(), "nowhere", opts)
 	assert.Equal(t, "parseSocketAddr:parse error:nowhere", RefusalText(err))

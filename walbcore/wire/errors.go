@@ -30,7 +30,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Refusal is an answer of the peer that stands where a status word was
 // expected: it did not do what it was asked.
-type Refusal struct {
+type Refusal struct { //nolint:errname // a refusal is an answer, and reads as one
 	Server string // id of the peer, may be empty
 	Text   string // first line of its words
 }

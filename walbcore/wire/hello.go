@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 
 	"walbsh/walbcore/walberr"
 )
@@ -95,10 +96,8 @@ func Status(r *Reader, server string, want ...string) (string, error) {
 	if err := r.Err(); err != nil {
 		return "", err
 	}
-	for _, w := range want {
-		if word == w {
-			return word, nil
-		}
+	if slices.Contains(want, word) {
+		return word, nil
 	}
 	return "", NewRefusal(server, word)
 }

@@ -30,7 +30,7 @@ type recording struct {
 	Raw      bool // made by hand: may have unusual forms
 }
 
-func recordings(t testing.TB) []recording {
+func recordings(t *testing.T) []recording {
 	t.Helper()
 	f, err := os.Open("testdata/recorded.json.gz")
 	require.NoError(t, err)

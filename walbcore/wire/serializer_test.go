@@ -76,14 +76,14 @@ type row struct {
 	Hex   string
 }
 
-func readJSON(t testing.TB, name string, to any) {
+func readJSON(t *testing.T, name string, to any) {
 	t.Helper()
 	p, err := os.ReadFile(name)
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(p, to))
 }
 
-func unhex(t testing.TB, s string) []byte {
+func unhex(t *testing.T, s string) []byte {
 	t.Helper()
 	p, err := hex.DecodeString(s)
 	require.NoError(t, err)
@@ -92,6 +92,7 @@ func unhex(t testing.TB, s string) []byte {
 
 // describe gives a decoded value in the notation of the rows.
 func describe(t *testing.T, typ string, r *Reader) string {
+	t.Helper()
 	number := func(v uint64) string { return `"` + strconv.FormatUint(v, 10) + `"` }
 	object := func(v any) string {
 		p, err := json.Marshal(v)
@@ -352,7 +353,7 @@ func TestLongStringsGrowWithTheirBytes(t *testing.T) {
 	long := strings.Repeat("walb", 100<<10)
 	var got string
 	require.NoError(t, Unmarshal(Marshal(func(w *Writer) { w.Str(long) }), func(r *Reader) { got = r.Str() }))
-	assert.True(t, got == long)
+	assert.Equal(t, long, got)
 }
 
 func TestVectorsShareOneBound(t *testing.T) {

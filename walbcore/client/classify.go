@@ -84,6 +84,21 @@ func Classify(text string) walberr.Code {
 	return walberr.Unavailable
 }
 
+// hintFor says what to do about a refusal, "" where its words say enough.
+func hintFor(text string) string {
+	switch {
+	case isBadProtocol(text):
+		return "this server does not have the command: it is of another kind, or an original"
+	case strings.Contains(text, "exceeds max foreground tasks"):
+		return "wait until a running task has ended, or start the server with a larger -fg"
+	case strings.Contains(text, "verifyStopState:"), strings.Contains(text, "already under stopping"):
+		return "a stop is under way: wait until it has ended"
+	case strings.Contains(text, "there are running action:"), strings.Contains(text, "tryChange:already called"):
+		return "something else runs on the volume: wait until it has ended"
+	}
+	return ""
+}
+
 // isBadProtocol reports whether the server does not know the command.
 func isBadProtocol(text string) bool {
 	return strings.HasPrefix(text, "findServerHandler:bad protocol:")

@@ -159,7 +159,7 @@ func (c *Client) failure(ctx context.Context, cmd command, server string, told b
 	}
 	if refusal, ok := errors.AsType[*wire.Refusal](err); ok {
 		e.Found, e.Err = refusal.Text, nil
-		e.Code = Classify(refusal.Text)
+		e.Code, e.Hint = Classify(refusal.Text), hintFor(refusal.Text)
 		return e
 	}
 	switch {

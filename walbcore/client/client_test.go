@@ -362,6 +362,19 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+func TestHints(t *testing.T) {
+	for text, want := range map[string]string{
+		"findServerHandler:bad protocol:replicate:ctl0":   "does not have the command",
+		"c2aRestoreServer:exceeds max foreground tasks:2": "-fg",
+		"c2aMergeServer:verifyStopState:vol:4:1":          "a stop is under way",
+		"c2aApplyServer:there are running action:Merge:1": "something else runs",
+		"c2aRestoreServer:bad state:Stopped":              "",
+	} {
+		assert.Contains(t, hintFor(text), want)
+		assert.Equal(t, want == "", hintFor(text) == "", text)
+	}
+}
+
 func TestMalformedLines(t *testing.T) {
 	fails := func(name string, err error) { assert.Error(t, err, name) }
 	for _, line := range []string{"", "name:v", "name:v\tkind:archive\tgid:x\ttimestamp:", "name:v\tkind:archive\tgid:1\ttimestamp:x"} {

@@ -6,11 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/vfs"
@@ -172,7 +172,7 @@ func TestOpenRefuses(t *testing.T) {
 		_, err := Open(mem, dir)
 		require.Error(t, err)
 		for _, name := range names {
-			assert.ErrorContains(t, err, name)
+			require.ErrorContains(t, err, name)
 		}
 		assert.True(t, walberr.Is(err, walberr.Checksum), "%v", err)
 	}
@@ -211,11 +211,11 @@ func TestAddRefusesWhatIsThere(t *testing.T) {
 	}
 	assert.Equal(t, map[string]string{"19700101000010-M--0-1.wdiff": "old life"}, contents(t, mem, s))
 
-	assert.Error(t, add(s, clean(3, 3, 0), "", false), "a broken diff")
+	require.Error(t, add(s, clean(3, 3, 0), "", false), "a broken diff")
 	elsewhere, err := vfs.CreateTemp(mem, "/")
 	require.NoError(t, err)
 	_, err = s.Add(elsewhere, clean(5, 6, 0))
-	assert.Error(t, err)
+	require.Error(t, err)
 	assert.Len(t, s.All(), 1)
 }
 
@@ -387,43 +387,51 @@ func TestConcurrentUse(t *testing.T) {
 		require.NoError(t, os.Mkdir(filepath.Join(root, name), 0o755))
 	}
 	src, dst := open(t, fsys, filepath.Join(root, "received")), open(t, fsys, filepath.Join(root, "a0"))
-	var wg sync.WaitGroup
+	mustAdd(t, src, clean(100, 101, 1), "changes its flag")
+	var group errgroup.Group
 	for life := range uint64(lives) {
-		wg.Go(func() {
+		group.Go(func() error {
 			for g := range meta.Gid(gids) {
 				d := clean(g, g+1, life)
-				assert.NoError(t, add(src, d, d.FileName(), true))
-				if err := src.LinkReplace(dst, d); !walberr.Is(err, walberr.NotFound) {
-					assert.NoError(t, err)
+				if err := add(src, d, d.FileName(), true); err != nil {
+					return err
+				}
+				if err := src.LinkReplace(dst, d); err != nil {
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	for range 2 {
-		wg.Go(func() {
+	for i := range 2 {
+		group.Go(func() error {
 			for range gids {
 				for _, d := range dst.All() {
 					f, err := dst.OpenFile(d)
 					if walberr.Is(err, walberr.NotFound) {
 						continue
 					}
-					if assert.NoError(t, err) {
-						assert.Equal(t, f.Diff.FileName(), text(f))
-						assert.NoError(t, dst.RemoveFiles(f))
-						assert.NoError(t, f.Close())
+					if err != nil {
+						return err
+					}
+					assert.Equal(t, f.Diff.FileName(), text(f))
+					if err := errors.Join(dst.RemoveFiles(f), f.Close()); err != nil {
+						return err
 					}
 				}
-				_, _, err := src.ChangeSnapshot(3, true)
-				assert.NoError(t, err)
+				if _, _, err := src.ChangeSnapshot(100, i == 0); err != nil {
+					return err
+				}
 				src.View(func(m *meta.Manager) { m.ApplicableList(meta.CleanSnap(0)) })
 			}
+			return nil
 		})
 	}
-	wg.Wait()
+	require.NoError(t, group.Wait())
 	for _, s := range []*Store{src, dst} {
 		assert.Equal(t, contents(t, fsys, s), contents(t, fsys, open(t, fsys, s.Dir())))
 	}
-	assert.Len(t, src.All(), gids)
+	assert.Len(t, src.All(), gids+1)
 }
 
 // failing opens a store whose file system fails as the rule says.

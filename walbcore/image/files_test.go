@@ -140,7 +140,7 @@ func TestImpossibleArguments(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, end, info.Size(), "it never gets longer")
 	_, err = img.ReadAt(make([]byte, 1), end)
-	assert.ErrorIs(t, err, io.EOF)
+	require.ErrorIs(t, err, io.EOF)
 
 	require.NoError(t, os.Truncate(s.Path("vol"), 513))
 	_, err = s.Open("vol")

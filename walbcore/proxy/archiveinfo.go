@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"unicode"
@@ -153,25 +154,34 @@ func (s *Server) addArchive(v *volume, name string, info wire.ArchiveInfo) error
 	return errors.Join(err, s.removeArchive(v, name))
 }
 
-// makeVolume makes the directory of a Clear volume.
+// makeVolume makes the directory of a Clear volume, which must not exist. If it
+// fails nothing stays, unless removing fails too. The lock is held.
 func (s *Server) makeVolume(v *volume) error {
-	err := vfs.MakeDir(s.fs, v.dir)
+	err := s.makeVolumeDirs(v)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return errors.Join(err, s.forget(v))
+}
+
+func (s *Server) makeVolumeDirs(v *volume) error {
+	if err := vfs.MakeDir(s.fs, v.dir); err != nil {
+		return err
+	}
+	if err := s.saveSize(v, 0); err != nil {
+		return err
+	}
+	if err := vfs.MakeDir(s.fs, v.receivedPath()); err != nil {
+		return err
+	}
+	if err := vfs.MakeDir(s.fs, filepath.Join(v.dir, sendtoDir)); err != nil {
+		return err
+	}
+	received, err := diffstore.Open(s.fs, v.receivedPath())
 	if err != nil {
 		return err
 	}
-	for _, make := range []func() error{
-		func() error { return s.saveSize(v, 0) },
-		func() error { return vfs.MakeDir(s.fs, v.receivedPath()) },
-		func() error { return vfs.MakeDir(s.fs, filepath.Join(v.dir, sendtoDir)) },
-	} {
-		if err := make(); err != nil {
-			return errors.Join(err, s.forget(v))
-		}
-	}
-	if v.received, err = diffstore.Open(s.fs, v.receivedPath()); err != nil {
-		return errors.Join(err, s.forget(v))
-	}
-	v.archives = make(map[string]*archive)
+	v.received, v.archives = received, make(map[string]*archive)
 	return nil
 }
 

@@ -113,7 +113,7 @@ func TestAskingForVolumesCostsNothing(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "Clear", state)
 		require.NoError(t, r.client.Stop(t.Context(), name, client.StopGraceful))
-		assert.Error(t, r.client.Start(t.Context(), name, client.RoleNone))
+		require.Error(t, r.client.Start(t.Context(), name, client.RoleNone))
 	}
 	assert.Empty(t, r.all())
 }

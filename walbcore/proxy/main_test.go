@@ -46,7 +46,7 @@ func testConfig(disk *vfstest.Mem) Config {
 }
 
 // open makes a proxy that does not serve yet.
-func open(t testing.TB, config Config) (*Server, error) {
+func open(t *testing.T, config Config) (*Server, error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func open(t testing.TB, config Config) (*Server, error) {
 }
 
 // start runs a proxy; change adapts its configuration.
-func start(t testing.TB, disk *vfstest.Mem, change func(*Config)) *rig {
+func start(t *testing.T, disk *vfstest.Mem, change func(*Config)) *rig {
 	t.Helper()
 	config := testConfig(disk)
 	if change != nil {
@@ -69,7 +69,7 @@ func start(t testing.TB, disk *vfstest.Mem, change func(*Config)) *rig {
 	return serve(t, s, disk)
 }
 
-func serve(t testing.TB, s *Server, disk *vfstest.Mem) *rig {
+func serve(t *testing.T, s *Server, disk *vfstest.Mem) *rig {
 	t.Helper()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(context.Background()) }()
@@ -83,7 +83,7 @@ func serve(t testing.TB, s *Server, disk *vfstest.Mem) *rig {
 }
 
 // await waits until the volume is in the state.
-func (r *rig) await(t testing.TB, vol, state string) {
+func (r *rig) await(t *testing.T, vol, state string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -108,13 +108,13 @@ func info(addr string) wire.ArchiveInfo {
 }
 
 // awaitNoTasks waits until no transfer is queued.
-func (r *rig) awaitNoTasks(t testing.TB) {
+func (r *rig) awaitNoTasks(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool { return len(r.queue.List()) == 0 }, 10*time.Second, time.Millisecond)
 }
 
 // dial opens a conversation with the proxy.
-func dial(t testing.TB, r *rig, protocol string) *wire.Conn {
+func dial(t *testing.T, r *rig, protocol string) *wire.Conn {
 	t.Helper()
 	c, err := wire.Dial(t.Context(), r.Addr().String(), wire.Options{Timeout: 10 * time.Second})
 	require.NoError(t, err)

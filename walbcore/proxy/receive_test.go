@@ -36,7 +36,7 @@ func diff(b, e meta.Gid, timestamp uint64) meta.Diff {
 
 // feed does what a wlog-transfer does, without a network: the diff holds one
 // block, filled with the byte.
-func (s *Server) feed(t testing.TB, uuid meta.UUID, d meta.Diff, fill byte) error {
+func (s *Server) feed(t *testing.T, uuid meta.UUID, d meta.Diff, fill byte) error {
 	t.Helper()
 	rx := &reception{server: s, cancel: func(error) {}}
 	defer rx.end()
@@ -65,7 +65,7 @@ func (s *Server) feed(t testing.TB, uuid meta.UUID, d meta.Diff, fill byte) erro
 }
 
 // waiting prints the diffs that wait for an archive, and the byte in each file.
-func (s *Server) waitingFor(t testing.TB, archive string) []string {
+func (s *Server) waitingFor(t *testing.T, archive string) []string {
 	t.Helper()
 	store := s.find("v0").archives[archive].store
 	var out []string
@@ -86,7 +86,7 @@ func (s *Server) waitingFor(t testing.TB, archive string) []string {
 
 // withArchives makes a started volume that is sent to archives which nobody
 // answers for. The proxy does not serve: nothing is sent.
-func withArchives(t testing.TB, fsys vfs.FS, archives ...string) *Server {
+func withArchives(t *testing.T, fsys vfs.FS, archives ...string) *Server {
 	t.Helper()
 	config := testConfig(nil)
 	config.FS = fsys
@@ -141,7 +141,7 @@ func TestReceptionIsRefused(t *testing.T) {
 	assert.Equal(t, "s2pWlogTransferServer:Not enough available disk space:0:1", refusal())
 	rx := &reception{server: s}
 	err := rx.Accept(t.Context(), &wire.WlogRequest{Volume: "v0", PBS: 4096, MaxLogPB: 1 << 60})
-	assert.ErrorContains(t, err, "Not enough available disk space", "the product overflows")
+	require.ErrorContains(t, err, "Not enough available disk space", "the product overflows")
 	rx.end()
 	s.config.FreeSpace = free
 
@@ -154,7 +154,7 @@ func TestReceptionIsRefused(t *testing.T) {
 	require.NoError(t, rx.Accept(t.Context(), &wire.WlogRequest{Volume: "v0"}))
 	assert.Equal(t, "s2pWlogTransferServer:bad state:WlogRecv", refusal())
 	rx2 := &reception{server: s}
-	assert.ErrorContains(t, rx2.Accept(t.Context(), &wire.WlogRequest{Volume: "nosuch"}), "bad state:Clear")
+	require.ErrorContains(t, rx2.Accept(t.Context(), &wire.WlogRequest{Volume: "nosuch"}), "bad state:Clear")
 	rx2.end()
 	release, err := s.core.Foreground("x")
 	require.NoError(t, err)
@@ -185,7 +185,7 @@ func TestSameGidsOfAnotherLogLife(t *testing.T) {
 }
 
 // reopened starts a successor of a proxy whose process ended.
-func reopened(t testing.TB, disk *vfstest.Mem) *Server {
+func reopened(t *testing.T, disk *vfstest.Mem) *Server {
 	t.Helper()
 	s, err := open(t, testConfig(disk))
 	require.NoError(t, err)

@@ -138,7 +138,7 @@ func (s *Server) deliver(ctx context.Context, d *delivery) (outcome, error) {
 	if err != nil {
 		return broken, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // what matters was acknowledged
 	if _, err := wire.ClientHello(conn, s.config.Server.NodeID, wire.ProtoWdiffTransfer); err != nil {
 		return judge(err), err
 	}

@@ -43,8 +43,7 @@ func (s *Server) statusAll() []string {
 	out.add("maxConnections %d", config.MaxConn)
 	out.add("maxForegroundTasks %d", config.MaxForeground)
 	out.add("maxBackgroundTasks %d", s.config.SendWorkers)
-	out.add("socketTimeout %d", int64(config.Wire.Timeout.Seconds()))
-	out.add("keepAlive %s", server.KeepAliveText(config.Wire.KeepAlive))
+	out = append(out, server.SocketStatus(config.Wire)...)
 
 	tasks := s.queue.List()
 	out.add("-----TaskQueue %d-----", len(tasks))

@@ -71,6 +71,7 @@ func (s *Server) newVolume(name string, state fsm.ProxyState) *volume {
 func (v *volume) sizePath() string                 { return filepath.Join(v.dir, sizeFile) }
 func (v *volume) receivedPath() string             { return filepath.Join(v.dir, receivedDir) }
 func (v *volume) sendtoPath(archive string) string { return filepath.Join(v.dir, sendtoDir, archive) }
+
 func (v *volume) archivePath(archive string) string {
 	return filepath.Join(v.dir, archive+archiveSuffix)
 }

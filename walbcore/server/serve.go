@@ -111,7 +111,7 @@ func (s *Server) takePlace(ctx context.Context, places chan<- struct{}) bool {
 // back early.
 func (s *Server) serveConn(soft, hard context.Context, c net.Conn, release func()) {
 	conn := wire.NewConn(hard, c, s.config.Wire)
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // what matters was sent, or failed, before
 	unbind := conn.Bind(soft)
 	defer unbind()
 

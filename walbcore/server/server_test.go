@@ -327,7 +327,7 @@ func TestForegroundLimit(t *testing.T) {
 	release, err = r.Foreground("x")
 	require.NoError(t, err)
 	_, err = r.Foreground("x")
-	assert.Error(t, err, "a second release must not count")
+	require.Error(t, err, "a second release must not count")
 	release()
 }
 
@@ -443,7 +443,7 @@ func TestContextEndsServeAndBackgroundWork(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	assert.NoError(t, s.Serve(ctx), "the end that was asked for is no error")
+	require.NoError(t, s.Serve(ctx), "the end that was asked for is no error")
 	assert.ErrorIs(t, <-cause, server.ErrShutdown)
 }
 
@@ -475,7 +475,7 @@ func TestAwaitFact(t *testing.T) {
 			close(changed)
 		}()
 		start = time.Now()
-		require.NoError(t, s.AwaitFact(t.Context(), "x", never, func() bool { return fact.Load() }))
+		require.NoError(t, s.AwaitFact(t.Context(), "x", never, fact.Load))
 		assert.Equal(t, 7*time.Second, time.Since(start), "as soon as it is so")
 
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -496,7 +496,7 @@ func TestStopModes(t *testing.T) {
 }
 
 func TestRequiredWords(t *testing.T) {
-	assert.NoError(t, server.RequireWords([]string{"v0", ""}, 1))
+	require.NoError(t, server.RequireWords([]string{"v0", ""}, 1))
 	assert.Equal(t, "missing required params: 0 1", wire.RefusalText(server.RequireWords(nil, 1)))
 	assert.Equal(t, "required parameter is empty: 1 2", wire.RefusalText(server.RequireWords([]string{"v", ""}, 2)))
 }

@@ -1,8 +1,6 @@
 package server
 
 import (
-	"fmt"
-	"net"
 	"slices"
 
 	"walbsh/walbcore/walberr"
@@ -61,13 +59,4 @@ func ParseStopMode(words []string) StopMode {
 		}
 	}
 	return StopGraceful
-}
-
-// KeepAliveText prints the keep-alive setting as status lines do: "OFF", or
-// "ON (idle 1800 intvl 60 cnt 10)" in seconds.
-func KeepAliveText(k net.KeepAliveConfig) string {
-	if !k.Enable {
-		return "OFF"
-	}
-	return fmt.Sprintf("ON (idle %d intvl %d cnt %d)", int64(k.Idle.Seconds()), int64(k.Interval.Seconds()), k.Count)
 }

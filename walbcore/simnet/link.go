@@ -14,7 +14,8 @@ import (
 type link struct {
 	relay  *Relay
 	client *net.TCPConn
-	dead   chan struct{} // closed by cut
+	dead   <-chan struct{} // closed by die
+	die    func()          // called by cut
 
 	// Guarded by relay.mu.
 	server *net.TCPConn // nil until joined
@@ -186,7 +187,7 @@ func (l *link) cut(reset bool) {
 		}
 		l.record.Cut = true
 		l.record.Ended = [2]bool{true, true}
-		close(l.dead)
+		l.die()
 		for _, conn := range []*net.TCPConn{l.client, l.server} {
 			if conn == nil {
 				continue

@@ -96,8 +96,6 @@ const RecordLimit = 4 << 20
 // Its methods may be called from any goroutine.
 type Relay struct {
 	listener net.Listener
-	ctx      context.Context // ends with Close
-	stop     context.CancelFunc
 	work     sync.WaitGroup
 	bytes    [2]atomic.Int64
 
@@ -105,6 +103,7 @@ type Relay struct {
 	target  string
 	rules   []Rule
 	links   []*link
+	closed  bool
 	changed chan struct{} // closed at every event
 }
 
@@ -115,8 +114,7 @@ func Listen(target string) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	r := &Relay{listener: listener, ctx: ctx, stop: stop, target: target, changed: make(chan struct{})}
+	r := &Relay{listener: listener, target: target, changed: make(chan struct{})}
 	r.work.Go(r.accept)
 	return r, nil
 }
@@ -166,18 +164,19 @@ func (r *Relay) Bytes(d Dir) int64 { return r.bytes[d].Load() }
 func (r *Relay) Await(ctx context.Context, cond func([]Record) bool) error {
 	for {
 		r.mu.Lock()
-		changed := r.changed
+		changed, closed := r.changed, r.closed
 		records := r.records()
 		r.mu.Unlock()
 		if cond(records) {
 			return nil
 		}
+		if closed {
+			return net.ErrClosed
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-r.ctx.Done():
-			return net.ErrClosed
 		}
 	}
 }
@@ -185,7 +184,10 @@ func (r *Relay) Await(ctx context.Context, cond func([]Record) bool) error {
 // Close stops listening, closes every connection and waits until all is
 // ended. Closing again does nothing.
 func (r *Relay) Close() error {
-	r.stop()
+	r.mu.Lock()
+	r.closed = true
+	r.notify()
+	r.mu.Unlock()
 	err := r.listener.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
@@ -213,25 +215,38 @@ func (r *Relay) accept() {
 
 // join runs one connection.
 func (r *Relay) join(client *net.TCPConn) {
-	defer client.Close()
-	l := &link{relay: r, client: client, dead: make(chan struct{})}
+	defer func() { _ = client.Close() }()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	l := &link{relay: r, client: client, dead: ctx.Done(), die: stop}
 	l.record.Opened = time.Now()
-	r.mu.Lock()
-	target := r.target
-	r.links = append(r.links, l)
-	r.notify()
-	r.mu.Unlock()
-
+	target, ok := r.add(l)
+	if !ok {
+		return
+	}
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(r.ctx, "tcp", target)
+	conn, err := dialer.DialContext(ctx, "tcp", target)
 	if err != nil {
 		l.cut(true)
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if l.connected(conn.(*net.TCPConn)) {
 		l.run()
 	}
+}
+
+// add takes a link in and gives the present target; false when the relay is
+// closed.
+func (r *Relay) add(l *link) (target string, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return "", false
+	}
+	r.links = append(r.links, l)
+	r.notify()
+	return r.target, true
 }
 
 // rule finds the rule for connections of a protocol.

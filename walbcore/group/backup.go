@@ -314,7 +314,7 @@ func (b *backup) run(ctx context.Context) error {
 			return "", false, err
 		case state == fsm.StorageTarget:
 			return "", true, nil
-		case state == fsm.StorageSyncReady && time.Since(began) > settle:
+		case state == fsm.StorageSyncReady && time.Since(began) > b.g.settle:
 			err = refusal("full-bkp", b.sx, b.vol, walberr.Unavailable, "the backup ended and the storage is SyncReady again",
 				"state Target", fmt.Sprintf("the logs of %s and %s say why; call again", b.sx.Name, b.a0.Name))
 		case state == fsm.StorageFullSync:
@@ -350,7 +350,7 @@ func (b *backup) cancel(ctx context.Context) error {
 		case state == fsm.StorageTarget:
 			b.passed = true
 			return "", true, nil
-		case state == fsm.StorageSyncReady && time.Since(began) > settle:
+		case state == fsm.StorageSyncReady && time.Since(began) > b.g.settle:
 			return "", true, nil
 		case state == fsm.StorageFullSync && !sent:
 			sent = true

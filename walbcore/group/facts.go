@@ -61,12 +61,14 @@ func (g *Group) unknownVolume(ctx context.Context, op string, s Server, vol stri
 	}
 }
 
-// knownSomewhere fails with NotFound when no server of the layout, and not
-// extra either, knows the volume. Servers that do not answer are passed over.
-func (g *Group) knownSomewhere(ctx context.Context, op, vol string, extra Server) error {
+// knownSomewhere fails with NotFound when no server of the layout, and none of
+// the others either, knows the volume. A server that does not answer may.
+func (g *Group) knownSomewhere(ctx context.Context, op, vol string, others ...Server) error {
 	all := g.Layout().All()
-	if !slices.Contains(all, extra) {
-		all = append(all, extra)
+	for _, s := range others {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
 	}
 	type answer struct {
 		names []string
@@ -79,7 +81,7 @@ func (g *Group) knownSomewhere(ctx context.Context, op, vol string, extra Server
 	known := map[string]bool{}
 	for _, a := range answers {
 		if a.err != nil {
-			return nil // it may know the volume
+			return nil
 		}
 		for _, n := range a.names {
 			known[n] = true

@@ -40,19 +40,20 @@ const (
 	defaultPatience = 15 * time.Second
 	defaultBusy     = 60 * time.Second
 
-	// stopLimit is how long a server tries to stop a volume before it gives
-	// up silently, and a little more.
-	stopLimit = 65 * time.Second
+	// A server tries to stop a volume for 60 s before it gives up silently.
+	defaultStopLimit = 65 * time.Second
 
-	// settle is how long a command may take to show its effect after it was
-	// accepted: the server begins only when it has seen our connection close.
-	settle = time.Second
+	// The server begins only when it has seen our connection close.
+	defaultSettle = time.Second
 )
 
 // Group is a layout with what is needed to operate it.
 type Group struct {
 	opts Options
 	jobs *plan.Jobs
+
+	stopLimit time.Duration // after which a stop that shows no effect was given up
+	settle    time.Duration // within which an accepted command shows its effect
 
 	mu      sync.Mutex
 	layout  Layout
@@ -85,6 +86,7 @@ func New(layout Layout, opts Options) (*Group, error) {
 	}
 	return &Group{
 		opts: opts, jobs: plan.NewJobs(opts.Jobs), layout: layout, clients: map[Server]*client.Client{},
+		stopLimit: defaultStopLimit, settle: defaultSettle,
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"walbsh/walbcore/client"
@@ -187,18 +188,38 @@ func (g *Group) awaitStopped(ctx context.Context, op string, s Server, vol, befo
 		}
 		fell = fell || slices.Contains(falling, word)
 		up := steady(s.Kind, word) && word != goal
-		if up && (fell || time.Since(began) > stopLimit || g.stopIsOver(ctx, s, vol, began)) {
+		if up && (fell || time.Since(began) > g.stopLimit || g.stopIsOver(ctx, s, vol, began)) {
 			return "", false, refusal(op, s, vol, walberr.Unavailable, "the stop was given up, state "+word, "state "+goal,
 				"something ran longer than a minute there, or the volume was in state "+before+" no more; call again, or with force")
 		}
-		return "state " + word, word == goal, nil
+		if word != goal {
+			return "state " + word, false, nil
+		}
+		over, err := g.stopsNoMore(ctx, s, vol)
+		return "state " + word + ", still stopping", over, err
 	})
+}
+
+// stopsNoMore reports whether a volume that has reached its state is also free
+// for the next command, which comes a moment later. Proxies do not tell.
+func (g *Group) stopsNoMore(ctx context.Context, s Server, vol string) (bool, error) {
+	if s.Kind == Proxy {
+		return true, nil
+	}
+	lines, err := g.Client(s).Status(ctx, vol)
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(lines, func(line string) bool {
+		stop, ok := strings.CutPrefix(line, "stopState ")
+		return ok && stop != fsm.NotStopping.String()
+	}), nil
 }
 
 // stopIsOver reports whether a storage or archive says that it stops no more,
 // a moment after it was told to.
 func (g *Group) stopIsOver(ctx context.Context, s Server, vol string, began time.Time) bool {
-	if s.Kind == Proxy || time.Since(began) < settle {
+	if s.Kind == Proxy || time.Since(began) < g.settle {
 		return false
 	}
 	lines, err := g.Client(s).Status(ctx, vol)

@@ -164,7 +164,7 @@ func (c *proxyChange) stop(ctx context.Context) error {
 		case state == fsm.ProxyStopped:
 			c.stopSent = time.Time{}
 			return "", true, nil
-		case state == fsm.ProxyStarted && (falling || time.Since(c.stopSent) > stopLimit):
+		case state == fsm.ProxyStarted && (falling || time.Since(c.stopSent) > c.g.stopLimit):
 			c.stopSent = time.Time{}
 			return "", false, c.gaveUp(ctx)
 		case state == fsm.ProxyClear:
@@ -274,8 +274,13 @@ func (c *proxyChange) repeat(ctx context.Context, command func(ctx context.Conte
 // a stop is not over; it is asked again.
 func (c *proxyChange) start(ctx context.Context) error {
 	until := time.Now().Add(c.g.opts.Busy)
+	accepted := false
 	err := await(ctx, c.g.opts.Patience, c.wait("start", "state Started"), func(ctx context.Context) (string, bool, error) {
-		refusal := c.client().Start(ctx, c.vol, client.RoleNone)
+		var refusal error
+		if !accepted {
+			refusal = c.client().Start(ctx, c.vol, client.RoleNone)
+			accepted = refusal == nil
+		}
 		switch walberr.CodeOf(refusal) {
 		case "", walberr.BadState, walberr.Conflict:
 		case walberr.Stopped:
@@ -288,8 +293,8 @@ func (c *proxyChange) start(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return "", false, err
-		case state == fsm.ProxyStarted && c.noStopComes():
-			return "", true, nil
+		case state == fsm.ProxyStarted:
+			return "a stop that may come", accepted || c.noStopComes(), nil
 		case state == fsm.ProxyClear || time.Now().After(until):
 			if refusal == nil {
 				refusal = c.refuse("start", walberr.BadState, "state "+state.String(), "state Started", "")
@@ -311,7 +316,7 @@ func (c *proxyChange) start(ctx context.Context) error {
 // noStopComes reports whether a volume that runs, and is not stopping, stays
 // so: a stop that was sent a moment ago may not have begun.
 func (c *proxyChange) noStopComes() bool {
-	return c.stopSent.IsZero() || time.Since(c.stopSent) > settle
+	return c.stopSent.IsZero() || time.Since(c.stopSent) > c.g.settle
 }
 
 // restore brings back the run state and the list of archives that were before,
@@ -361,7 +366,7 @@ func (c *proxyChange) restoreMore(ctx context.Context, back map[string]wire.Arch
 		return "", true, nil
 	case now.state != fsm.ProxyStarted:
 		err = c.change(ctx, now.archives, back)
-	case c.stopSent.IsZero() || time.Since(c.stopSent) > stopLimit:
+	case c.stopSent.IsZero() || time.Since(c.stopSent) > c.g.stopLimit:
 		c.stopSent = time.Now()
 		err = c.client().Stop(ctx, c.vol, client.StopForce)
 	}

@@ -245,7 +245,7 @@ func (g *Group) restore(ctx context.Context, ax Server, vol string, gid meta.Gid
 		if err != nil {
 			return "", false, err
 		}
-		if running == 0 && !slices.Contains(there, gid) && time.Since(accepted) > settle {
+		if running == 0 && !slices.Contains(there, gid) && time.Since(accepted) > g.settle {
 			err = refusal("restore", ax, vol, walberr.Unavailable, "the restore ended without an image", "the image",
 				"the log of "+ax.Name+" says why")
 		}

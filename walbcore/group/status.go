@@ -104,7 +104,7 @@ func (g *Group) Status(ctx context.Context, vol string) (VolumeStatus, error) {
 		st.Archives[i].registered(st.Proxies)
 	}
 	if !st.known() {
-		return st, g.knownSomewhere(ctx, op, vol, Server{})
+		return st, g.knownSomewhere(ctx, op, vol)
 	}
 	return st, nil
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -74,6 +75,33 @@ func TestRecordedKeepAliveStatus(t *testing.T) {
 	p.Play(t, "proxy-archive-info-add", "proxy-start")
 	r.awaitNoTasks(t)
 	p.Play(t, "proxy-status-all-keepalive")
+}
+
+// TestRecordedStatusOfAStartedVolume asks a proxy that does not serve, since at
+// the original the tasks were still queued then.
+func TestRecordedStatusOfAStartedVolume(t *testing.T) {
+	s := withArchives(t, newDisk(), "ar0", "ar1")
+	lines := s.statusAll()
+	tasks := slices.Index(lines, "-----TaskQueue 2-----")
+	require.Positive(t, tasks)
+	assert.Regexp(t, `^volume v0 archive ar[01] timeDiffMs -?\d+$`, lines[tasks+1])
+	assert.Equal(t, []string{
+		"-----Volume-----",
+		"volume v0 state Started numDiff 0 totalSize 0 timestamp ---",
+		"  archive ar0 action None numDiff 0 totalSize 0 minGid 0 maxGid 0 ---",
+		"  archive ar1 action None numDiff 0 totalSize 0 minGid 0 maxGid 0 ---",
+	}, lines[tasks+3:])
+}
+
+func TestRecordedAnswersThatDependOnTheMachine(t *testing.T) {
+	r := start(t, newDisk(), func(c *Config) {
+		c.Server.Version = "version:0.1\tbuild_date:2026-11-25T00:00:00\tlog_version:2"
+	})
+	wiretest.New(t, r.Addr().String()).MaskTimes().
+		Mask(`^\d+$`, "PID").
+		Mask(`^version:[\d.]+\t`, "version:V\t").Mask(`\tcommit:.*`, "").
+		Play(t, "proxy-get-pid", "proxy-version", "proxy-sleep-0", "proxy-shutdown-graceful")
+	r.end()
 }
 
 // TestRefusedAddChangesNothing differs from the original, which lets the new

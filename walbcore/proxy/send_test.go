@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -229,6 +230,26 @@ func TestQueuedAsRecorded(t *testing.T) {
 	require.NoError(t, r.client.Stop(t.Context(), "v0", client.StopGraceful))
 	r.await(t, "v0", "Stopped")
 	p.Play(t, "proxy-status-vol-stopped-queued")
+}
+
+// TestRunningAsRecorded is a volume whose only diff was delivered.
+func TestRunningAsRecorded(t *testing.T) {
+	a := newFakeArchive(t)
+	r := start(t, newDisk(), func(c *Config) {
+		c.Server.Wire.KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 100 * time.Second, Interval: 7 * time.Second, Count: 3}
+	})
+	require.NoError(t, r.client.ArchiveInfoAdd(t.Context(), "v0", "ar0", info(a.addr)))
+	require.NoError(t, r.client.Start(t.Context(), "v0", client.RoleNone))
+	require.NoError(t, r.feed(t, life1, diff(0, 1, 100), 'x'))
+	a.await(t, 1)
+	v := r.find("v0")
+	require.Eventually(t, func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.archives["ar0"].lastSent > 0 && len(r.queue.List()) == 0
+	}, 5*time.Second, time.Millisecond)
+	wiretest.New(t, r.Addr().String()).MaskTimes().Mask(`host 127.0.0.1:\d+`, "host ADDR").
+		Play(t, "proxy-status-all-run", "proxy-status-vol-run")
 }
 
 // stillTask waits until the only transfer is queued and not running.

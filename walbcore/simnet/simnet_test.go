@@ -186,10 +186,10 @@ func TestRulesByProtocol(t *testing.T) {
 
 func TestRefuseAndDeadTarget(t *testing.T) {
 	r := relay(t, "127.0.0.1:1")
-	assert.ErrorIs(t, attempt(r), syscall.ECONNRESET, "nobody listens")
+	require.ErrorIs(t, attempt(r), syscall.ECONNRESET, "nobody listens")
 	r.SetTarget(server(t, echo))
 	r.SetRules(Rule{Refuse: true})
-	assert.ErrorIs(t, attempt(r), syscall.ECONNRESET)
+	require.ErrorIs(t, attempt(r), syscall.ECONNRESET)
 	r.SetRules()
 	c := dial(t, r)
 	require.NoError(t, c.CloseWrite())
@@ -216,7 +216,7 @@ func TestCutAllAndClose(t *testing.T) {
 	require.NoError(t, r.Await(within(t), func(rs []Record) bool { return len(rs) == 1 }))
 	r.CutAll()
 	_, err := c.Read(make([]byte, 1))
-	assert.Error(t, err)
+	require.Error(t, err)
 
 	hung := dial(t, r)
 	r.SetRules(Rule{Hang: true})

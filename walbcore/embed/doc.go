@@ -12,6 +12,7 @@
 //	s0/ p0/       base directories of the servers
 //	a0/ a1/
 //	s0.log ...    what the servers log, one file each
+//	wdev.log      what the devices log
 //
 // group.json, written by the first opening:
 //

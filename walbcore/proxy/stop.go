@@ -36,7 +36,7 @@ func (s *Server) stop(ctx context.Context, r *server.Request, words []string) er
 
 // stopVolume brings a volume from Started to Stopped when running work has
 // ended, or, forced, breaks that off.
-func (s *Server) stopVolume(ctx context.Context, v *volume, mode server.StopMode) (err error) {
+func (s *Server) stopVolume(ctx context.Context, v *volume, mode server.StopMode) error {
 	const name = "stopProxyVol"
 	stopState := fsm.Stopping
 	if mode == server.StopForce {
@@ -46,7 +46,7 @@ func (s *Server) stopVolume(ctx context.Context, v *volume, mode server.StopMode
 	if !ok {
 		return server.Refusef(walberr.Stopped, "%s:already under stopping wlog:%s", name, v.name)
 	}
-	defer s.endStop(v, stop)
+	defer s.endStop(v, stop, nil)
 	if mode == server.StopForce {
 		v.breakOff()
 	}
@@ -63,8 +63,7 @@ func (s *Server) stopVolume(ctx context.Context, v *volume, mode server.StopMode
 	if err != nil {
 		return err
 	}
-	s.dropTasks(v)
-	tx.Commit()
+	s.succeed(v, stop, tx)
 	return nil
 }
 
@@ -76,16 +75,16 @@ func (s *Server) stopEmpty(ctx context.Context, v *volume, _ server.StopMode) er
 	if !ok {
 		return server.Refusef(walberr.Stopped, "%s:already under stopping wlog receiver:%s", name, v.name)
 	}
-	defer s.endStop(v, stop)
+	var tx *fsm.Tx[fsm.ProxyState]
+	defer func() { s.endStop(v, stop, tx) }()
 	steady := func() bool { return v.state.State().Steady() }
 	if err := s.core.AwaitFact(ctx, name, v.watch, steady); err != nil {
 		return err
 	}
-	tx, err := s.beginEmptying(v, name)
-	if err != nil {
+	var err error
+	if tx, err = s.beginEmptying(v, name); err != nil {
 		return err
 	}
-	defer tx.Rollback()
 	empty := func() bool {
 		v.mu.Lock()
 		defer v.mu.Unlock()
@@ -100,8 +99,7 @@ func (s *Server) stopEmpty(ctx context.Context, v *volume, _ server.StopMode) er
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s.dropTasks(v)
-	tx.Commit()
+	s.succeed(v, stop, tx)
 	return nil
 }
 
@@ -135,10 +133,22 @@ func (v *volume) beginStop(state fsm.StopState) (*fsm.Stop[fsm.ProxyState], bool
 	return v.state.BeginStop(state)
 }
 
-// endStop ends a stop. Where it did not succeed the volume goes on sending.
-func (s *Server) endStop(v *volume, stop *fsm.Stop[fsm.ProxyState]) {
+// succeed makes the volume Stopped and ends the stop. Both happen under the
+// lock, so that whoever sees the state finds no stop under way.
+func (s *Server) succeed(v *volume, stop *fsm.Stop[fsm.ProxyState], tx *fsm.Tx[fsm.ProxyState]) {
+	s.dropTasks(v)
+	tx.Commit()
+	stop.End()
+}
+
+// endStop ends a stop that has not succeeded: the volume goes back to where it
+// was, and on sending. After success it does nothing.
+func (s *Server) endStop(v *volume, stop *fsm.Stop[fsm.ProxyState], tx *fsm.Tx[fsm.ProxyState]) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if tx != nil {
+		tx.Rollback()
+	}
 	stop.End()
 	if v.state.VerifyState("", sendingStates()...) == nil {
 		for name := range v.archives {

@@ -175,7 +175,7 @@ func TestRulesByProtocol(t *testing.T) {
 	_, err := c.Write([]byte("\x02a0\x0arepl-sync3\x01"))
 	require.NoError(t, err)
 	_, err = io.ReadAll(c)
-	assert.ErrorIs(t, err, syscall.ECONNRESET)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
 
 	c = dial(t, r)
 	_, err = c.Write([]byte("\x02a0\x03get\x01"))

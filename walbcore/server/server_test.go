@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -426,6 +427,11 @@ func TestShutdownDoesNotWaitForAClientThatStays(t *testing.T) {
 	c := r.open(t, wire.ProtoSleep)
 	c.W.U64(1 << 40)
 	require.NoError(t, c.Flush())
+	require.Eventually(t, func() bool {
+		g := r.open(t, wire.ProtoGet)
+		require.Equal(t, wire.OK, ask(t, g, "handler-stat"))
+		return slices.Contains(g.R.StrVec(), "PROTOCOL_COUNT\tsleep\tctl0\t1")
+	}, 5*time.Second, time.Millisecond, "the command is under way")
 	r.Shutdown()
 	assert.Equal(t, wire.OK, c.R.Str(), "sleep ends early")
 	assert.NoError(t, r.end(), "although the client never closed")

@@ -163,11 +163,13 @@ func (r *wlogReceiver) record(rec wlog.Record) error {
 	if !rec.HasData() {
 		return r.w.Add(&wdiff.IO{Addr: rec.Offset, Blocks: rec.Size, Kind: wdiff.Discard})
 	}
-	if ctl := r.c.R.U8(); r.c.R.Err() == nil && ctl != wire.CtlNext {
-		return violation("wlog-transfer", fmt.Sprintf("control byte %d", ctl), "0, the data of a record")
-	}
-	if err := r.c.R.Err(); err != nil {
-		return err
+	switch ctl := r.c.R.U8(); {
+	case r.c.R.Err() != nil:
+		return r.c.R.Err()
+	case ctl == wire.CtlError:
+		return errPeerFailed
+	case ctl != wire.CtlNext:
+		return violation("wlog-transfer", fmt.Sprintf("control byte %d", ctl), "0 (the data of a record) or 2 (failed)")
 	}
 	size := rec.PB(r.pbs) * uint64(r.pbs)
 	if size == 0 {

@@ -1,0 +1,722 @@
+package transfer
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"walbsh/walbcore/block"
+	"walbsh/walbcore/compress"
+	"walbsh/walbcore/diffstore"
+	"walbsh/walbcore/meta"
+	"walbsh/walbcore/vfs"
+	"walbsh/walbcore/vfs/vfstest"
+	"walbsh/walbcore/wdiff"
+	"walbsh/walbcore/wire"
+	"walbsh/walbcore/wlog"
+)
+
+// recording is a conversation of the original, or of a speaker with it.
+type recording struct {
+	name     string
+	protocol string
+	note     string
+	c2s, s2c []byte
+	serverID string
+	hello    int // bytes of the client's hello
+	ok       int // bytes of the server's answer to it
+}
+
+// recordings gives the recorded conversations of a protocol that got beyond
+// the negotiation.
+func recordings(t testing.TB, protocol string) []recording {
+	t.Helper()
+	f, err := os.Open("testdata/recorded.json.gz")
+	require.NoError(t, err)
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	require.NoError(t, err)
+	var all map[string]struct {
+		Note   string
+		Chunks [][2]string
+	}
+	require.NoError(t, json.NewDecoder(z).Decode(&all))
+	var out []recording
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		r := recording{name: name, note: all[name].Note}
+		for _, c := range all[name].Chunks {
+			p, err := hex.DecodeString(c[1])
+			require.NoError(t, err)
+			if c[0] == "c2s" {
+				r.c2s = append(r.c2s, p...)
+			} else {
+				r.s2c = append(r.s2c, p...)
+			}
+		}
+		var h wire.Hello
+		cr := wire.NewReader(bytes.NewReader(r.c2s))
+		h.Decode(cr)
+		require.NoError(t, cr.Err(), name)
+		if h.Protocol != protocol || len(r.s2c) == 0 {
+			continue
+		}
+		sr := wire.NewReader(bytes.NewReader(r.s2c))
+		r.serverID = sr.Str()
+		require.Equal(t, wire.OK, sr.Str(), name)
+		r.protocol, r.hello, r.ok = h.Protocol, int(cr.Pos()), int(sr.Pos())
+		out = append(out, r)
+	}
+	require.NotEmpty(t, out)
+	return out
+}
+
+// answer is what the server said first behind the negotiation, without the
+// stack that the original appends.
+func (r recording) answer(t testing.TB) string {
+	sr := wire.NewReader(bytes.NewReader(r.s2c[r.ok:]))
+	word := sr.Str()
+	require.NoError(t, sr.Err(), r.name)
+	line, _, _ := strings.Cut(word, "\n")
+	return line
+}
+
+// withoutStack gives the server's bytes as ours shall be: a refusal is cut
+// behind its first line.
+func (r recording) withoutStack(t testing.TB) []byte {
+	word := r.answer(t)
+	sr := wire.NewReader(bytes.NewReader(r.s2c[r.ok:]))
+	sr.Str()
+	return slices.Concat(r.s2c[:r.ok], wire.Marshal(func(w *wire.Writer) { w.Str(word) }), r.s2c[r.ok+int(sr.Pos()):])
+}
+
+// body is what the client said behind the negotiation.
+func (r recording) body() *wire.Reader { return wire.NewReader(bytes.NewReader(r.c2s[r.hello:])) }
+
+// playServer sends the recorded client's bytes to a role and returns what it
+// answered.
+func playServer(t *testing.T, r recording, role func(ctx context.Context, c *wire.Conn, reply Reply) error) ([]byte, error) {
+	t.Helper()
+	a, b := tcpPair(t)
+	done := make(chan error, 1)
+	go func() {
+		c := wire.NewConn(t.Context(), b, wireOptions)
+		if _, err := wire.ServerHello(c, r.serverID, func(string) bool { return true }); err != nil {
+			c.Close()
+			done <- err
+			return
+		}
+		done <- serveOn(t.Context(), c, role)
+	}()
+	_, err := a.Write(r.c2s)
+	if err == nil {
+		require.NoError(t, a.(*net.TCPConn).CloseWrite())
+	}
+	out, _ := io.ReadAll(a) // a reset at the end does not matter
+	a.Close()
+	return out, <-done
+}
+
+// playClient lets a role speak to the recorded server's bytes and returns what
+// it said behind the negotiation.
+func playClient(t *testing.T, r recording, role func(c *wire.Conn) error) (*wire.Reader, error) {
+	t.Helper()
+	a, b := tcpPair(t)
+	said := make(chan []byte, 1)
+	go func() {
+		_, _ = b.Write(r.s2c) // a client that gave up does not matter
+		p, _ := io.ReadAll(b)
+		b.Close()
+		said <- p
+	}()
+	c := wire.NewConn(t.Context(), a, wireOptions)
+	h := wire.Hello{}
+	h.Decode(wire.NewReader(bytes.NewReader(r.c2s)))
+	_, err := wire.ClientHello(c, h.ClientID, h.Protocol)
+	require.NoError(t, err)
+	err = role(c)
+	c.Close()
+	p := <-said
+	require.Equal(t, hex.EncodeToString(r.c2s[:r.hello]), hex.EncodeToString(p[:r.hello]))
+	return wire.NewReader(bytes.NewReader(p[r.hello:])), err
+}
+
+func sum(p []byte) string {
+	s := sha256.Sum256(p)
+	return hex.EncodeToString(s[:8])
+}
+
+// done demands that nothing is left over.
+func done(t testing.TB, r *wire.Reader, name string) {
+	t.Helper()
+	require.NoError(t, r.Err(), name)
+	n, err := r.Read(make([]byte, 1))
+	require.Zero(t, n, name)
+	require.ErrorIs(t, err, io.EOF, name)
+}
+
+// frames decodes a block stream into an image, and a description of each frame
+// that does not depend on the compressor.
+func frames(t testing.TB, r *wire.Reader, s BlockStream) (*memImage, []string) {
+	t.Helper()
+	img := newImage(s.Size, 0)
+	var out []string
+	for pos := s.Start; pos < s.Size; pos += s.Bulk {
+		n := r.U64()
+		require.NoError(t, r.Err())
+		if n == 0 {
+			out = append(out, "zero")
+			continue
+		}
+		r.U32()
+		enc := make([]byte, n)
+		r.Raw(enc)
+		require.NoError(t, r.Err())
+		plain := img.data[pos.Bytes():min(pos+s.Bulk, s.Size).Bytes()]
+		require.NoError(t, compress.Decompress(plain, enc, s.Compress.Type))
+		out = append(out, sum(plain))
+	}
+	return img, out
+}
+
+func TestRecordedFullBackupsAreTakenAndAnswered(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoFullSync) {
+		a := &fakeArchive{img: newImage(1<<16, 0xee)}
+		if word := r.answer(t); word != wire.Accept {
+			a.refuse = &wire.Error{Text: word}
+		}
+		out, err := playServer(t, r, func(ctx context.Context, c *wire.Conn, reply Reply) error {
+			return ServeFullBackup(ctx, c, reply, a.backup(), Options{})
+		})
+		assert.Equal(t, r.withoutStack(t), out, r.name)
+		var req wire.FullSyncRequest
+		body := r.body()
+		req.Decode(body)
+		if a.refuse != nil {
+			require.ErrorIs(t, err, a.refuse)
+			done(t, body, r.name)
+			continue
+		}
+		require.NoError(t, err, r.name)
+		uuid := body.UUID()
+		img, _ := frames(t, body, BlockStream{Size: req.Size, Bulk: req.Bulk, Compress: req.Compress})
+		snap := body.Snap()
+		done(t, body, r.name)
+		assert.True(t, bytes.Equal(img.data, a.img.data[:len(img.data)]), r.name)
+		assert.Equal(t, []string{"accept " + req.Volume, fmt.Sprintf("begin %x", uuid[:2]), "commit " + snap.String(), "close"}, a.all())
+	}
+}
+
+func TestRecordedArchivesGetTheSameFullBackups(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoFullSync) {
+		var req, mine wire.FullSyncRequest
+		body := r.body()
+		req.Decode(body)
+		s := &fakeStorage{}
+		var want []string
+		stream := BlockStream{Size: req.Size, Bulk: req.Bulk, Compress: req.Compress}
+		accepted := r.answer(t) == wire.Accept
+		if accepted {
+			s.uuid = body.UUID()
+			s.img, want = frames(t, body, stream)
+			s.gid = body.Snap().E
+		}
+		said, err := playClient(t, r, func(c *wire.Conn) error {
+			return SendFullBackup(t.Context(), c, req, s, Options{})
+		})
+		mine.Decode(said)
+		assert.Equal(t, req, mine, r.name)
+		if !accepted {
+			var refused *wire.Refusal
+			require.ErrorAs(t, err, &refused)
+			assert.Equal(t, r.answer(t), refused.Text)
+			assert.Equal(t, r.serverID, refused.Server)
+			assert.Empty(t, s.all())
+			done(t, said, r.name)
+			continue
+		}
+		require.NoError(t, err, r.name)
+		assert.Equal(t, s.uuid, said.UUID())
+		_, got := frames(t, said, stream)
+		assert.Equal(t, want, got, r.name)
+		assert.Equal(t, meta.Snap{E: s.gid}, said.Snap())
+		done(t, said, r.name)
+		assert.Equal(t, []string{"accepted", "reset log", "begun", "source", "snapshot"}, s.all())
+	}
+}
+
+// units decodes a log stream: its log by lsid, the writes it means, and what
+// it says without regard to the compressor.
+func units(t testing.TB, r *wire.Reader, req wire.WlogRequest) (log *fakeLog, begin, end meta.Lsid, said []string) {
+	t.Helper()
+	log = &fakeLog{pbs: int(req.PBS), data: map[meta.Lsid][]byte{}}
+	unit := func() []byte {
+		enc, plain := make([]byte, r.U32()), make([]byte, r.U32())
+		require.NoError(t, r.Err())
+		if len(enc) == 0 {
+			r.Raw(plain)
+		} else {
+			r.Raw(enc)
+			require.NoError(t, compress.Decompress(plain, enc, compress.Snappy))
+		}
+		require.NoError(t, r.Err())
+		said = append(said, fmt.Sprintf("unit %d %s", len(plain), sum(plain)))
+		return plain
+	}
+	for {
+		ctl := r.U8()
+		require.NoError(t, r.Err())
+		said = append(said, fmt.Sprint("ctl ", ctl))
+		if ctl != wire.CtlNext {
+			return log, begin, end, said
+		}
+		p := unit()
+		h, err := wlog.DecodePack(p, req.Salt)
+		require.NoError(t, err)
+		if len(said) == 2 {
+			begin = h.Lsid
+		}
+		log.put(h.Lsid, p)
+		for _, rec := range h.Records {
+			if !rec.HasData() {
+				continue
+			}
+			require.Equal(t, wire.CtlNext, r.U8())
+			log.put(rec.Lsid, unit())
+		}
+		end = h.Next()
+	}
+}
+
+// redo applies a log to an image, discards as zeros.
+func redo(t testing.TB, log *fakeLog, begin, end meta.Lsid, salt uint32, img []byte) {
+	t.Helper()
+	p := make([]byte, log.pbs)
+	for lsid := begin; lsid < end; {
+		require.NoError(t, log.ReadLog(t.Context(), lsid, p))
+		h, err := wlog.DecodePack(p, salt)
+		require.NoError(t, err)
+		for _, rec := range h.Records {
+			part := img[rec.Offset.Bytes():rec.Range().End().Bytes()]
+			switch rec.Kind {
+			case wlog.Discard:
+				clear(part)
+			case wlog.Write:
+				data := make([]byte, int(rec.PB(uint32(log.pbs)))*log.pbs)
+				require.NoError(t, log.ReadLog(t.Context(), rec.Lsid, data))
+				copy(part, data)
+			}
+		}
+		lsid = h.Next()
+	}
+}
+
+// applied gives an image of 0x5a after a diff file, discards as zeros.
+func applied(t testing.TB, p []byte, size block.LB) []byte {
+	t.Helper()
+	f, err := wdiff.Open("diff", bytes.NewReader(p), int64(len(p)))
+	require.NoError(t, err)
+	img := newImage(size, 0x5a)
+	_, err = wdiff.Apply(t.Context(), f.Records(), img, wdiff.ApplyOptions{Size: size, Discard: wdiff.DiscardZero})
+	require.NoError(t, err)
+	return img.data
+}
+
+func TestRecordedLogsBecomeDiffs(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoWlogTransfer) {
+		p := &fakeProxy{}
+		if word := r.answer(t); word != wire.Accept {
+			p.refuse = &wire.Error{Text: word}
+		}
+		if strings.Contains(r.name, "no-ack") {
+			p.commitErr = errors.New("registration fails")
+		}
+		out, err := playServer(t, r, func(ctx context.Context, c *wire.Conn, reply Reply) error {
+			return ServeWlog(ctx, c, reply, p, Options{})
+		})
+		assert.Equal(t, r.withoutStack(t), out, r.name)
+		switch {
+		case p.refuse != nil:
+			require.ErrorIs(t, err, p.refuse)
+			continue
+		case p.commitErr != nil:
+			require.ErrorIs(t, err, p.commitErr)
+			continue
+		case strings.Contains(r.name, "error-ctl"):
+			require.ErrorContains(t, err, "isError")
+			assert.Equal(t, []string{"accept vol0", "create", "close"}, p.all())
+			continue
+		}
+		require.NoError(t, err, r.name)
+		var req wire.WlogRequest
+		body := r.body()
+		req.Decode(body)
+		log, begin, end, _ := units(t, body, req)
+		d := body.Diff()
+		done(t, body, r.name)
+		assert.Equal(t, d, p.diff)
+		assert.Equal(t, []string{"accept " + req.Volume, "create", "commit " + d.String(), "close"}, p.all())
+		want := newImage(req.Size, 0x5a).data
+		redo(t, log, begin, end, req.Salt, want)
+		assert.True(t, bytes.Equal(want, applied(t, p.file.Bytes(), req.Size)), r.name)
+		f, err := wdiff.Open("diff", bytes.NewReader(p.file.Bytes()), int64(p.file.Len()))
+		require.NoError(t, err)
+		assert.Equal(t, wdiff.Header{Indexed: true, UUID: req.UUID}, f.Header())
+	}
+}
+
+func TestRecordedProxiesGetTheSameLogs(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoWlogTransfer) {
+		var req, mine wire.WlogRequest
+		body := r.body()
+		req.Decode(body)
+		accepted := r.answer(t) == wire.Accept
+		if accepted && !bytes.HasSuffix(r.s2c, []byte{0x82, 'w', 'a', 'l', 'b'}) {
+			continue // the original closed without an ACK
+		}
+		var stretch WlogStretch
+		var log *fakeLog
+		var want []string
+		var d meta.Diff
+		if accepted {
+			log, stretch.Begin, stretch.Limit, want = units(t, body, req)
+			stretch.MaxPB = 1 << 16
+			d = body.Diff()
+			stretch.Diff = func(meta.Lsid) meta.Diff { return d }
+		}
+		said, err := playClient(t, r, func(c *wire.Conn) error {
+			if err := OfferWlog(t.Context(), c, req); err != nil {
+				return err
+			}
+			reached, err := SendWlog(t.Context(), c, req, log, stretch, Options{})
+			assert.Equal(t, stretch.Limit, reached, r.name)
+			return err
+		})
+		mine.Decode(said)
+		assert.Equal(t, req, mine, r.name)
+		if !accepted {
+			var refused *wire.Refusal
+			require.ErrorAs(t, err, &refused)
+			assert.Equal(t, r.answer(t), refused.Text)
+			continue
+		}
+		require.NoError(t, err, r.name)
+		_, _, _, got := units(t, said, req)
+		assert.Equal(t, want, got, r.name)
+		assert.Equal(t, d, said.Diff())
+		done(t, said, r.name)
+	}
+}
+
+// packs decodes a pack stream into a sorted file, and a description of it that
+// does not depend on the compressor.
+func packs(t testing.TB, r *wire.Reader, uuid meta.UUID) (file []byte, said []string) {
+	t.Helper()
+	var buf bytes.Buffer
+	w, err := wdiff.NewSortedWriter(&buf, "recorded", uuid, 0)
+	require.NoError(t, err)
+	for {
+		ctl := r.U8()
+		require.NoError(t, r.Err())
+		if ctl != wire.CtlNext {
+			require.Equal(t, wire.CtlEnd, ctl)
+			break
+		}
+		n := r.U64()
+		require.NoError(t, r.Err())
+		require.NoError(t, w.CopyPack(r, n))
+		said = append(said, "pack")
+	}
+	require.NoError(t, w.Close())
+	f, err := wdiff.Open("recorded", bytes.NewReader(buf.Bytes()), int64(buf.Len()))
+	require.NoError(t, err)
+	load := wdiff.NewLoader(0)
+	for s := f.Records(); ; {
+		rec, err := s.Next()
+		if errors.Is(err, io.EOF) {
+			return buf.Bytes(), said
+		}
+		require.NoError(t, err)
+		data := make([]byte, rec.Blocks.Bytes())
+		require.NoError(t, load.Read(data, rec, 0))
+		said = append(said, fmt.Sprintf("%s %s %s", rec.Range(), rec.Kind, sum(data)))
+	}
+}
+
+func TestRecordedDiffsAreTakenAndAnswered(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoWdiffTransfer) {
+		a := &fakeArchive{}
+		word := r.answer(t)
+		if strings.Contains(word, ":") {
+			a.refuse = &wire.Error{Text: word}
+		} else {
+			a.word = word
+		}
+		out, err := playServer(t, r, func(ctx context.Context, c *wire.Conn, reply Reply) error {
+			return ServeWdiff(ctx, c, reply, a, Options{})
+		})
+		assert.Equal(t, r.withoutStack(t), out, r.name)
+		if a.refuse != nil {
+			require.ErrorIs(t, err, a.refuse)
+			continue
+		}
+		require.NoError(t, err, r.name)
+		var req wire.WdiffRequest
+		body := r.body()
+		req.Decode(body)
+		if word == wire.Accept {
+			file, _ := packs(t, body, req.UUID)
+			require.Len(t, a.files, 1)
+			assert.Equal(t, sum(file), sum(a.files[0].Bytes()), "%s: packs are stored as they came", r.name)
+			assert.Equal(t, []string{"judge " + req.Diff.String(), "create", "commit", "close"}, a.all())
+		}
+		done(t, body, r.name)
+	}
+}
+
+func TestRecordedArchivesGetTheSameDiffs(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoWdiffTransfer) {
+		var req, mine wire.WdiffRequest
+		body := r.body()
+		req.Decode(body)
+		var files []*wdiff.File
+		var want []string
+		accepted := r.answer(t) == wire.Accept
+		if accepted {
+			var p []byte
+			p, want = packs(t, body, req.UUID)
+			f, err := wdiff.Open("recorded", bytes.NewReader(p), int64(len(p)))
+			require.NoError(t, err)
+			files = append(files, f)
+		}
+		for _, opt := range []string{"snappy:0:1", "zstd:3:2", "none:0:1"} {
+			opt, err := compress.ParseOpt(opt)
+			require.NoError(t, err)
+			said, err := playClient(t, r, func(c *wire.Conn) error {
+				return SendWdiff(t.Context(), c, req, files, opt, Options{})
+			})
+			mine.Decode(said)
+			assert.Equal(t, req, mine, r.name)
+			if !accepted {
+				var refused *wire.Refusal
+				require.ErrorAs(t, err, &refused)
+				assert.Equal(t, r.answer(t), refused.Text)
+				continue
+			}
+			require.NoError(t, err, r.name)
+			_, got := packs(t, said, req.UUID)
+			assert.Equal(t, want, got, r.name)
+			done(t, said, r.name)
+		}
+	}
+}
+
+// replication is a recorded repl-sync3, decoded.
+type replication struct {
+	volume string
+	offer  wire.ReplOffer
+	words  []string // what the server said, in order
+	kind   uint32
+	full   wire.ReplFullRequest
+	start  block.LB
+	img    *memImage // valid iff kind is full
+	frames []string
+	states []meta.State
+	rounds []replRound
+}
+
+type replRound struct {
+	req  wire.ReplDiffRequest
+	file []byte
+	said []string
+}
+
+func decodeRepl(t testing.TB, r recording, body *wire.Reader) (d replication) {
+	t.Helper()
+	vec := body.StrVec()
+	require.Len(t, vec, 1, r.name)
+	d.volume = vec[0]
+	d.offer.Decode(body)
+	srv := wire.NewReader(bytes.NewReader(r.s2c[r.ok:]))
+	word := func() string {
+		w := srv.Str()
+		require.NoError(t, srv.Err(), r.name)
+		d.words = append(d.words, w)
+		return w
+	}
+	require.Equal(t, wire.Accept, word())
+	if word() != wire.Accept {
+		done(t, body, r.name)
+		return d
+	}
+	if d.kind = srv.U32(); d.kind == wire.ReplFull {
+		d.full.Decode(body)
+		require.Equal(t, wire.OK, word())
+		d.start = block.LB(srv.U64())
+		d.img, d.frames = frames(t, body, BlockStream{Size: d.full.Size, Start: d.start, Bulk: d.full.Bulk, Compress: d.full.Compress})
+		srv.Ack()
+	}
+	for {
+		d.states = append(d.states, srv.State())
+		if body.U32() == wire.RoundStop {
+			srv.Ack()
+			done(t, srv, r.name)
+			done(t, body, r.name)
+			return d
+		}
+		var round replRound
+		round.req.Decode(body)
+		require.Equal(t, wire.OK, word())
+		round.file, round.said = packs(t, body, round.req.UUID)
+		srv.Ack()
+		d.rounds = append(d.rounds, round)
+	}
+}
+
+func TestRecordedReplicationsAreTakenAndAnswered(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoReplSync) {
+		want := decodeRepl(t, r, r.body())
+		a := &fakeArchive{kind: want.kind, start: want.start, img: newImage(1<<16, 0xee)}
+		if len(want.states) == 0 {
+			a.offerErr = ErrResyncNotAllowed
+		} else {
+			a.latest = want.states[0]
+		}
+		out, err := playServer(t, r, func(ctx context.Context, c *wire.Conn, reply Reply) error {
+			return ServeRepl(ctx, c, reply, a, Options{})
+		})
+		assert.Equal(t, hex.Dump(r.withoutStack(t)), hex.Dump(out), r.name)
+		if a.offerErr != nil {
+			require.ErrorIs(t, err, ErrResyncNotAllowed)
+			continue
+		}
+		require.NoError(t, err, r.name)
+		if want.img != nil {
+			assert.True(t, bytes.Equal(want.img.data, a.img.data[:len(want.img.data)]), r.name)
+		}
+		require.Len(t, a.files, len(want.rounds))
+		for i, round := range want.rounds {
+			assert.Equal(t, sum(round.file), sum(a.files[i].Bytes()), r.name)
+		}
+	}
+}
+
+// fakeSource is the source archive in a replication.
+type fakeSource struct {
+	calls
+	base  meta.State
+	uuid  meta.UUID
+	size  block.LB
+	img   *memImage
+	store *diffstore.Store
+}
+
+func (s *fakeSource) Accepted(context.Context) error             { s.call("accepted"); return nil }
+func (s *fakeSource) Base(context.Context) (meta.State, error)   { return s.base, nil }
+func (s *fakeSource) UUID(context.Context) (meta.UUID, error)    { return s.uuid, nil }
+func (s *fakeSource) Size(context.Context) (block.LB, error)     { return s.size, nil }
+func (s *fakeSource) Diffs() *diffstore.Store                    { return s.store }
+func (s *fakeSource) Image(context.Context) (SourceImage, error) { return s, nil }
+func (s *fakeSource) ReadAt(p []byte, off int64) (int, error)    { return s.img.ReadAt(p, off) }
+func (s *fakeSource) Close() error                               { s.call("image closed"); return nil }
+func (s *fakeSource) NextData(ctx context.Context, from block.LB) (block.Range, error) {
+	return s.img.NextData(ctx, from)
+}
+
+func newStore(t testing.TB) *diffstore.Store {
+	t.Helper()
+	var fs vfs.FS = vfstest.NewMem("/vol")
+	s, err := diffstore.Open(fs, "/vol")
+	require.NoError(t, err)
+	return s
+}
+
+func addDiff(t testing.TB, s *diffstore.Store, d meta.Diff, file []byte) {
+	t.Helper()
+	tmp, err := s.CreateTemp()
+	require.NoError(t, err)
+	_, err = tmp.Write(file)
+	require.NoError(t, err)
+	_, err = s.Add(tmp, d)
+	require.NoError(t, err)
+}
+
+func TestRecordedDestinationsGetTheSameReplications(t *testing.T) {
+	for _, r := range recordings(t, wire.ProtoReplSync) {
+		want := decodeRepl(t, r, r.body())
+		src := &fakeSource{base: want.full.Base, uuid: want.full.UUID, size: want.full.Size, img: want.img, store: newStore(t)}
+		p := ReplParams{
+			Volume: want.volume, ArchiveUUID: want.offer.ArchiveUUID, Resync: want.offer.Resync,
+			Bulk: want.full.Bulk, FullCompress: want.full.Compress, DiffCompress: compress.Opt{Type: compress.Snappy, CPUs: 1},
+			ByGid: true, Gid: meta.MaxGid, MaxMerge: 1 << 30, DontMerge: strings.Contains(r.name, "nomerge"),
+		}
+		if want.img == nil && len(want.states) > 0 {
+			src.base = want.states[0]
+		}
+		for _, round := range want.rounds {
+			addDiff(t, src.store, round.req.Diff, round.file)
+			src.size = round.req.Size
+		}
+		said, err := playClient(t, r, func(c *wire.Conn) error {
+			res, err := SendRepl(t.Context(), c, p, src, Options{})
+			assert.Equal(t, len(want.rounds), res.Rounds)
+			return err
+		})
+		if len(want.states) == 0 {
+			var refused *wire.Refusal
+			require.ErrorAs(t, err, &refused)
+			assert.Equal(t, "resync is required but not allowed", refused.Text)
+			continue
+		}
+		require.NoError(t, err, r.name)
+		got := decodeRepl(t, r, said)
+		require.Len(t, got.rounds, len(want.rounds))
+		for i := range want.rounds {
+			if volume(want.rounds[i].said) > packBytes {
+				// We close packs earlier than the original.
+				isPack := func(line string) bool { return line == "pack" }
+				want.rounds[i].said = slices.DeleteFunc(want.rounds[i].said, isPack)
+				got.rounds[i].said = slices.DeleteFunc(got.rounds[i].said, isPack)
+			}
+			if !p.DontMerge {
+				// The file was made by us of the merged records, so it has its own size.
+				want.rounds[i].req.Diff.Size, got.rounds[i].req.Diff.Size = 0, 0
+				want.rounds[i].file, got.rounds[i].file = nil, nil
+			}
+		}
+		if want.img != nil {
+			assert.True(t, bytes.Equal(want.img.data, got.img.data))
+			want.img, got.img = nil, nil
+		}
+		require.Equal(t, fmt.Sprintf("%+v", want.rounds), fmt.Sprintf("%+v", got.rounds), r.name)
+		assert.True(t, reflect.DeepEqual(want, got), r.name)
+	}
+}
+
+// volume sums the sizes of the normal records in a description of packs.
+func volume(said []string) int64 {
+	var sum block.LB
+	for _, line := range said {
+		var addr, blocks block.LB
+		var kind string
+		if n, _ := fmt.Sscanf(line, "%d+%d %s", &addr, &blocks, &kind); n == 3 && kind == "normal" {
+			sum += blocks
+		}
+	}
+	return sum.Bytes()
+}

@@ -88,7 +88,7 @@ func writeSuper(f file, s *Super) error {
 
 // readSuper reads the super sector, whose size it finds by the block size it
 // names.
-func readSuper(f file) (Super, error) {
+func readSuper(f io.ReaderAt) (Super, error) {
 	p := make([]byte, 4096)
 	n, err := f.ReadAt(p, superOffset)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -274,10 +274,13 @@ func (v *volume) isEmpty() bool {
 	return len(v.received.All()) == 0
 }
 
-// pushAll queues a transfer to every archive. The lock is held.
+// pushAll makes the transfer to every archive due that has diffs waiting. The
+// lock is held.
 func (s *Server) pushAll(v *volume) {
-	for name := range v.archives {
-		s.queue.PushForce(task{v.name, name}, 0)
+	for name, a := range v.archives {
+		if len(a.store.All()) > 0 {
+			s.queue.PushForce(task{v.name, name}, 0)
+		}
 	}
 }
 

@@ -42,7 +42,7 @@ test-system: build ## tests that need root and Debian packages (installed here)
 	./tests/system/run
 
 bench: build ## benchmarks, as ratios measured in one run
-	./tests/bench/run
+	$(GO) run ./tests/bench -walbsh $(BIN)
 
 fuzz: toolchain ## run every fuzz target for FUZZTIME each
 	@set -e; for pkg in $$($(GO) list ./...); do \

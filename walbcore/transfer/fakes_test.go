@@ -141,6 +141,7 @@ func (s *fakeStorage) Source(context.Context) (BlockSource, error) {
 	s.call("source")
 	return s.img, nil
 }
+
 func (s *fakeStorage) Snapshot(context.Context) (meta.Gid, error) {
 	s.call("snapshot")
 	return s.gid, nil
@@ -158,7 +159,6 @@ type fakeArchive struct {
 	offerErr  error
 	start     block.LB
 	latest    meta.State
-	base      meta.State
 	diffErr   error
 	commitErr error
 
@@ -343,11 +343,11 @@ func (l *fakeLog) ReadLog(_ context.Context, lsid meta.Lsid, p []byte) error {
 var wireOptions = wire.Options{Timeout: 10 * time.Second}
 
 // pipe connects two sides over loopback.
-func pipe(t testing.TB) (client, server *wire.Conn) {
-	t.Helper()
-	a, b := tcpPair(t)
-	client, server = wire.NewConn(t.Context(), a, wireOptions), wire.NewConn(t.Context(), b, wireOptions)
-	t.Cleanup(func() {
+func pipe(tb testing.TB) (client, server *wire.Conn) {
+	tb.Helper()
+	a, b := tcpPair(tb)
+	client, server = wire.NewConn(tb.Context(), a, wireOptions), wire.NewConn(tb.Context(), b, wireOptions)
+	tb.Cleanup(func() {
 		client.Close()
 		server.Close()
 	})
@@ -376,10 +376,10 @@ func serveOn(ctx context.Context, c *wire.Conn, role func(ctx context.Context, c
 }
 
 // converse runs both roles against each other and returns how they ended.
-func converse(t testing.TB, client func(c *wire.Conn) error, server func(ctx context.Context, c *wire.Conn, reply Reply) error) (clientErr, serverErr error) {
-	t.Helper()
-	c, s := pipe(t)
-	return converseOn(t.Context(), c, s, client, server)
+func converse(tb testing.TB, client func(c *wire.Conn) error, server func(ctx context.Context, c *wire.Conn, reply Reply) error) (clientErr, serverErr error) {
+	tb.Helper()
+	c, s := pipe(tb)
+	return converseOn(tb.Context(), c, s, client, server)
 }
 
 func converseOn(ctx context.Context, c, s *wire.Conn, client func(c *wire.Conn) error, server func(ctx context.Context, c *wire.Conn, reply Reply) error) (clientErr, serverErr error) {
@@ -425,11 +425,12 @@ func (c pipeConn) Close() error {
 }
 
 // cutPipe connects two sides in memory; each direction breaks after so many bytes.
-func cutPipe(t testing.TB, c2s, s2c int) (client, server *wire.Conn) {
+func cutPipe(tb testing.TB, c2s, s2c int) (client, server *wire.Conn) {
+	tb.Helper()
 	r1, w1 := io.Pipe()
 	r2, w2 := io.Pipe()
-	return wire.NewConn(t.Context(), &cutConn{pipeConn{r: r2, w: w1}, c2s}, wireOptions),
-		wire.NewConn(t.Context(), &cutConn{pipeConn{r: r1, w: w2}, s2c}, wireOptions)
+	return wire.NewConn(tb.Context(), &cutConn{pipeConn{r: r2, w: w1}, c2s}, wireOptions),
+		wire.NewConn(tb.Context(), &cutConn{pipeConn{r: r1, w: w2}, s2c}, wireOptions)
 }
 
 // cutEverywhere runs a conversation once in full, and once for each place in
@@ -465,7 +466,7 @@ func cutEverywhere(t *testing.T, fresh func() (client func(c *wire.Conn) error, 
 func cuts(total int) iter.Seq[int] {
 	const edge, step = 400, 23
 	return func(yield func(int) bool) {
-		for i := 0; i < total; i++ {
+		for i := range total {
 			if (i < edge || i > total-edge || i%step == 0) && !yield(i) {
 				return
 			}

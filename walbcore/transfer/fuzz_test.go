@@ -116,6 +116,7 @@ func (s fuzzRepl) Commit(context.Context) error {
 }
 
 func checkFile(t *testing.T, p []byte, size block.LB) {
+	t.Helper()
 	f, err := wdiff.Open("committed", bytes.NewReader(p), int64(len(p)))
 	require.NoError(t, err)
 	load := wdiff.NewLoader(wdiff.DefaultCache)

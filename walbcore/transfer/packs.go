@@ -115,7 +115,8 @@ type syncedFile struct {
 func newSyncedFile(f interface {
 	io.Writer
 	Sync() error
-}) *syncedFile {
+},
+) *syncedFile {
 	s := &syncedFile{syncer: syncer{sync: f.Sync}}
 	s.Writer = bufio.NewWriterSize(countedFile{f, &s.syncer}, fileBuffer)
 	return s

@@ -45,24 +45,24 @@ type recording struct {
 
 // recordings gives the recorded conversations of a protocol that got beyond
 // the negotiation.
-func recordings(t testing.TB, protocol string) []recording {
-	t.Helper()
+func recordings(tb testing.TB, protocol string) []recording {
+	tb.Helper()
 	f, err := os.Open("testdata/recorded.json.gz")
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	defer f.Close()
 	z, err := gzip.NewReader(f)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	var all map[string]struct {
 		Note   string
 		Chunks [][2]string
 	}
-	require.NoError(t, json.NewDecoder(z).Decode(&all))
+	require.NoError(tb, json.NewDecoder(z).Decode(&all))
 	var out []recording
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		r := recording{name: name, note: all[name].Note}
 		for _, c := range all[name].Chunks {
 			p, err := hex.DecodeString(c[1])
-			require.NoError(t, err)
+			require.NoError(tb, err)
 			if c[0] == "c2s" {
 				r.c2s = append(r.c2s, p...)
 			} else {
@@ -72,34 +72,36 @@ func recordings(t testing.TB, protocol string) []recording {
 		var h wire.Hello
 		cr := wire.NewReader(bytes.NewReader(r.c2s))
 		h.Decode(cr)
-		require.NoError(t, cr.Err(), name)
+		require.NoError(tb, cr.Err(), name)
 		if h.Protocol != protocol || len(r.s2c) == 0 {
 			continue
 		}
 		sr := wire.NewReader(bytes.NewReader(r.s2c))
 		r.serverID = sr.Str()
-		require.Equal(t, wire.OK, sr.Str(), name)
+		require.Equal(tb, wire.OK, sr.Str(), name)
 		r.protocol, r.hello, r.ok = h.Protocol, int(cr.Pos()), int(sr.Pos())
 		out = append(out, r)
 	}
-	require.NotEmpty(t, out)
+	require.NotEmpty(tb, out)
 	return out
 }
 
 // answer is what the server said first behind the negotiation, without the
 // stack that the original appends.
-func (r recording) answer(t testing.TB) string {
+func (r recording) answer(tb testing.TB) string {
+	tb.Helper()
 	sr := wire.NewReader(bytes.NewReader(r.s2c[r.ok:]))
 	word := sr.Str()
-	require.NoError(t, sr.Err(), r.name)
+	require.NoError(tb, sr.Err(), r.name)
 	line, _, _ := strings.Cut(word, "\n")
 	return line
 }
 
 // withoutStack gives the server's bytes as ours shall be: a refusal is cut
 // behind its first line.
-func (r recording) withoutStack(t testing.TB) []byte {
-	word := r.answer(t)
+func (r recording) withoutStack(tb testing.TB) []byte {
+	tb.Helper()
+	word := r.answer(tb)
 	sr := wire.NewReader(bytes.NewReader(r.s2c[r.ok:]))
 	sr.Str()
 	return slices.Concat(r.s2c[:r.ok], wire.Marshal(func(w *wire.Writer) { w.Str(word) }), r.s2c[r.ok+int(sr.Pos()):])
@@ -162,23 +164,23 @@ func sum(p []byte) string {
 }
 
 // done demands that nothing is left over.
-func done(t testing.TB, r *wire.Reader, name string) {
-	t.Helper()
-	require.NoError(t, r.Err(), name)
+func done(tb testing.TB, r *wire.Reader, name string) {
+	tb.Helper()
+	require.NoError(tb, r.Err(), name)
 	n, err := r.Read(make([]byte, 1))
-	require.Zero(t, n, name)
-	require.ErrorIs(t, err, io.EOF, name)
+	require.Zero(tb, n, name)
+	require.ErrorIs(tb, err, io.EOF, name)
 }
 
 // frames decodes a block stream into an image, and a description of each frame
 // that does not depend on the compressor.
-func frames(t testing.TB, r *wire.Reader, s BlockStream) (*memImage, []string) {
-	t.Helper()
+func frames(tb testing.TB, r *wire.Reader, s BlockStream) (*memImage, []string) {
+	tb.Helper()
 	img := newImage(s.Size, 0)
 	var out []string
 	for pos := s.Start; pos < s.Size; pos += s.Bulk {
 		n := r.U64()
-		require.NoError(t, r.Err())
+		require.NoError(tb, r.Err())
 		if n == 0 {
 			out = append(out, "zero")
 			continue
@@ -186,9 +188,9 @@ func frames(t testing.TB, r *wire.Reader, s BlockStream) (*memImage, []string) {
 		r.U32()
 		enc := make([]byte, n)
 		r.Raw(enc)
-		require.NoError(t, r.Err())
+		require.NoError(tb, r.Err())
 		plain := img.data[pos.Bytes():min(pos+s.Bulk, s.Size).Bytes()]
-		require.NoError(t, compress.Decompress(plain, enc, s.Compress.Type))
+		require.NoError(tb, compress.Decompress(plain, enc, s.Compress.Type))
 		out = append(out, sum(plain))
 	}
 	return img, out
@@ -262,32 +264,32 @@ func TestRecordedArchivesGetTheSameFullBackups(t *testing.T) {
 
 // units decodes a log stream: its log by lsid, the writes it means, and what
 // it says without regard to the compressor.
-func units(t testing.TB, r *wire.Reader, req wire.WlogRequest) (log *fakeLog, begin, end meta.Lsid, said []string) {
-	t.Helper()
+func units(tb testing.TB, r *wire.Reader, req wire.WlogRequest) (log *fakeLog, begin, end meta.Lsid, said []string) {
+	tb.Helper()
 	log = &fakeLog{pbs: int(req.PBS), data: map[meta.Lsid][]byte{}}
 	unit := func() []byte {
 		enc, plain := make([]byte, r.U32()), make([]byte, r.U32())
-		require.NoError(t, r.Err())
+		require.NoError(tb, r.Err())
 		if len(enc) == 0 {
 			r.Raw(plain)
 		} else {
 			r.Raw(enc)
-			require.NoError(t, compress.Decompress(plain, enc, compress.Snappy))
+			require.NoError(tb, compress.Decompress(plain, enc, compress.Snappy))
 		}
-		require.NoError(t, r.Err())
+		require.NoError(tb, r.Err())
 		said = append(said, fmt.Sprintf("unit %d %s", len(plain), sum(plain)))
 		return plain
 	}
 	for {
 		ctl := r.U8()
-		require.NoError(t, r.Err())
+		require.NoError(tb, r.Err())
 		said = append(said, fmt.Sprint("ctl ", ctl))
 		if ctl != wire.CtlNext {
 			return log, begin, end, said
 		}
 		p := unit()
 		h, err := wlog.DecodePack(p, req.Salt)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		if len(said) == 2 {
 			begin = h.Lsid
 		}
@@ -296,7 +298,7 @@ func units(t testing.TB, r *wire.Reader, req wire.WlogRequest) (log *fakeLog, be
 			if !rec.HasData() {
 				continue
 			}
-			require.Equal(t, wire.CtlNext, r.U8())
+			require.Equal(tb, wire.CtlNext, r.U8())
 			log.put(rec.Lsid, unit())
 		}
 		end = h.Next()
@@ -304,13 +306,13 @@ func units(t testing.TB, r *wire.Reader, req wire.WlogRequest) (log *fakeLog, be
 }
 
 // redo applies a log to an image, discards as zeros.
-func redo(t testing.TB, log *fakeLog, begin, end meta.Lsid, salt uint32, img []byte) {
-	t.Helper()
+func redo(tb testing.TB, log *fakeLog, begin, end meta.Lsid, salt uint32, img []byte) {
+	tb.Helper()
 	p := make([]byte, log.pbs)
 	for lsid := begin; lsid < end; {
-		require.NoError(t, log.ReadLog(t.Context(), lsid, p))
+		require.NoError(tb, log.ReadLog(tb.Context(), lsid, p))
 		h, err := wlog.DecodePack(p, salt)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		for _, rec := range h.Records {
 			part := img[rec.Offset.Bytes():rec.Range().End().Bytes()]
 			switch rec.Kind {
@@ -318,7 +320,7 @@ func redo(t testing.TB, log *fakeLog, begin, end meta.Lsid, salt uint32, img []b
 				clear(part)
 			case wlog.Write:
 				data := make([]byte, int(rec.PB(uint32(log.pbs)))*log.pbs)
-				require.NoError(t, log.ReadLog(t.Context(), rec.Lsid, data))
+				require.NoError(tb, log.ReadLog(tb.Context(), rec.Lsid, data))
 				copy(part, data)
 			}
 		}
@@ -327,13 +329,13 @@ func redo(t testing.TB, log *fakeLog, begin, end meta.Lsid, salt uint32, img []b
 }
 
 // applied gives an image of 0x5a after a diff file, discards as zeros.
-func applied(t testing.TB, p []byte, size block.LB) []byte {
-	t.Helper()
+func applied(tb testing.TB, p []byte, size block.LB) []byte {
+	tb.Helper()
 	f, err := wdiff.Open("diff", bytes.NewReader(p), int64(len(p)))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	img := newImage(size, 0x5a)
-	_, err = wdiff.Apply(t.Context(), f.Records(), img, wdiff.ApplyOptions{Size: size, Discard: wdiff.DiscardZero})
-	require.NoError(t, err)
+	_, err = wdiff.Apply(tb.Context(), f.Records(), img, wdiff.ApplyOptions{Size: size, Discard: wdiff.DiscardZero})
+	require.NoError(tb, err)
 	return img.data
 }
 
@@ -425,35 +427,35 @@ func TestRecordedProxiesGetTheSameLogs(t *testing.T) {
 
 // packs decodes a pack stream into a sorted file, and a description of it that
 // does not depend on the compressor.
-func packs(t testing.TB, r *wire.Reader, uuid meta.UUID) (file []byte, said []string) {
-	t.Helper()
+func packs(tb testing.TB, r *wire.Reader, uuid meta.UUID) (file []byte, said []string) {
+	tb.Helper()
 	var buf bytes.Buffer
 	w, err := wdiff.NewSortedWriter(&buf, "recorded", uuid, 0)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	for {
 		ctl := r.U8()
-		require.NoError(t, r.Err())
+		require.NoError(tb, r.Err())
 		if ctl != wire.CtlNext {
-			require.Equal(t, wire.CtlEnd, ctl)
+			require.Equal(tb, wire.CtlEnd, ctl)
 			break
 		}
 		n := r.U64()
-		require.NoError(t, r.Err())
-		require.NoError(t, w.CopyPack(r, n))
+		require.NoError(tb, r.Err())
+		require.NoError(tb, w.CopyPack(r, n))
 		said = append(said, "pack")
 	}
-	require.NoError(t, w.Close())
+	require.NoError(tb, w.Close())
 	f, err := wdiff.Open("recorded", bytes.NewReader(buf.Bytes()), int64(buf.Len()))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	load := wdiff.NewLoader(0)
 	for s := f.Records(); ; {
 		rec, err := s.Next()
 		if errors.Is(err, io.EOF) {
 			return buf.Bytes(), said
 		}
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		data := make([]byte, rec.Blocks.Bytes())
-		require.NoError(t, load.Read(data, rec, 0))
+		require.NoError(tb, load.Read(data, rec, 0))
 		said = append(said, fmt.Sprintf("%s %s %s", rec.Range(), rec.Kind, sum(data)))
 	}
 }
@@ -546,43 +548,43 @@ type replRound struct {
 	said []string
 }
 
-func decodeRepl(t testing.TB, r recording, body *wire.Reader) (d replication) {
-	t.Helper()
+func decodeRepl(tb testing.TB, r recording, body *wire.Reader) (d replication) {
+	tb.Helper()
 	vec := body.StrVec()
-	require.Len(t, vec, 1, r.name)
+	require.Len(tb, vec, 1, r.name)
 	d.volume = vec[0]
 	d.offer.Decode(body)
 	srv := wire.NewReader(bytes.NewReader(r.s2c[r.ok:]))
 	word := func() string {
 		w := srv.Str()
-		require.NoError(t, srv.Err(), r.name)
+		require.NoError(tb, srv.Err(), r.name)
 		d.words = append(d.words, w)
 		return w
 	}
-	require.Equal(t, wire.Accept, word())
+	require.Equal(tb, wire.Accept, word())
 	if word() != wire.Accept {
-		done(t, body, r.name)
+		done(tb, body, r.name)
 		return d
 	}
 	if d.kind = srv.U32(); d.kind == wire.ReplFull {
 		d.full.Decode(body)
-		require.Equal(t, wire.OK, word())
+		require.Equal(tb, wire.OK, word())
 		d.start = block.LB(srv.U64())
-		d.img, d.frames = frames(t, body, BlockStream{Size: d.full.Size, Start: d.start, Bulk: d.full.Bulk, Compress: d.full.Compress})
+		d.img, d.frames = frames(tb, body, BlockStream{Size: d.full.Size, Start: d.start, Bulk: d.full.Bulk, Compress: d.full.Compress})
 		srv.Ack()
 	}
 	for {
 		d.states = append(d.states, srv.State())
 		if body.U32() == wire.RoundStop {
 			srv.Ack()
-			done(t, srv, r.name)
-			done(t, body, r.name)
+			done(tb, srv, r.name)
+			done(tb, body, r.name)
 			return d
 		}
 		var round replRound
 		round.req.Decode(body)
-		require.Equal(t, wire.OK, word())
-		round.file, round.said = packs(t, body, round.req.UUID)
+		require.Equal(tb, wire.OK, word())
+		round.file, round.said = packs(tb, body, round.req.UUID)
 		srv.Ack()
 		d.rounds = append(d.rounds, round)
 	}
@@ -634,26 +636,27 @@ func (s *fakeSource) Diffs() *diffstore.Store                    { return s.stor
 func (s *fakeSource) Image(context.Context) (SourceImage, error) { return s, nil }
 func (s *fakeSource) ReadAt(p []byte, off int64) (int, error)    { return s.img.ReadAt(p, off) }
 func (s *fakeSource) Close() error                               { s.call("image closed"); return nil }
+
 func (s *fakeSource) NextData(ctx context.Context, from block.LB) (block.Range, error) {
 	return s.img.NextData(ctx, from)
 }
 
-func newStore(t testing.TB) *diffstore.Store {
-	t.Helper()
+func newStore(tb testing.TB) *diffstore.Store {
+	tb.Helper()
 	var fs vfs.FS = vfstest.NewMem("/vol")
 	s, err := diffstore.Open(fs, "/vol")
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return s
 }
 
-func addDiff(t testing.TB, s *diffstore.Store, d meta.Diff, file []byte) {
-	t.Helper()
+func addDiff(tb testing.TB, s *diffstore.Store, d meta.Diff, file []byte) {
+	tb.Helper()
 	tmp, err := s.CreateTemp()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	_, err = tmp.Write(file)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	_, err = s.Add(tmp, d)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 }
 
 func TestRecordedDestinationsGetTheSameReplications(t *testing.T) {

@@ -34,7 +34,6 @@ type blockReceiver struct {
 	dst     BlockSink
 	s       BlockStream
 	o       Options
-	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	free    chan *inFrame
 	work    chan *inFrame
@@ -54,7 +53,7 @@ func ReceiveBlocks(ctx context.Context, c *wire.Conn, dst BlockSink, s BlockStre
 	workers := workersOf(compress.Opt{CPUs: 2})
 	slots := slotsOf(s, workers)
 	r := &blockReceiver{
-		c: c, dst: dst, s: s, o: o, ctx: ctx, cancel: cancel, checkpoint: checkpoint,
+		c: c, dst: dst, s: s, o: o, cancel: cancel, checkpoint: checkpoint,
 		free: make(chan *inFrame, slots), work: make(chan *inFrame, slots),
 		syncer: syncer{sync: dst.Sync},
 	}
@@ -69,39 +68,39 @@ func ReceiveBlocks(ctx context.Context, c *wire.Conn, dst BlockSink, s BlockStre
 	// A worker's failure ends the read that the peer may never satisfy.
 	defer c.Bind(ctx)()
 	for range workers {
-		wg.Go(r.write)
+		wg.Go(func() { r.write(ctx) })
 	}
-	return r.receive()
+	return r.receive(ctx)
 }
 
-func (r *blockReceiver) receive() error {
+func (r *blockReceiver) receive(ctx context.Context) error {
 	interval := block.FromBytes(r.o.syncInterval())
 	mark := r.s.Start
 	for pos := r.s.Start; pos < r.s.Size; {
 		bulk := min(r.s.Bulk, r.s.Size-pos)
-		if err := r.frame(pos, bulk); err != nil {
+		if err := r.frame(ctx, pos, bulk); err != nil {
 			return err
 		}
 		pos += bulk
 		r.o.report(r.c, PhaseFull, uint64(pos.Bytes()), uint64(r.s.Size.Bytes()))
 		if pos-mark >= interval && pos < r.s.Size {
 			mark = pos
-			if err := r.settle(); err != nil {
+			if err := r.settle(ctx); err != nil {
 				return err
 			}
 			if r.checkpoint == nil {
 				continue
 			}
-			if err := r.checkpoint(r.ctx, pos); err != nil {
+			if err := r.checkpoint(ctx, pos); err != nil {
 				return err
 			}
 		}
 	}
-	return r.settle()
+	return r.settle(ctx)
 }
 
 // frame receives one frame.
-func (r *blockReceiver) frame(pos, bulk block.LB) error {
+func (r *blockReceiver) frame(ctx context.Context, pos, bulk block.LB) error {
 	size := r.c.R.U64()
 	if err := r.c.R.Err(); err != nil {
 		return err
@@ -116,10 +115,10 @@ func (r *blockReceiver) frame(pos, bulk block.LB) error {
 	if limit := maxEncoded(bulk.Bytes()); size > limit {
 		return violation("receive blocks", fmt.Sprintf("frame of %d bytes for block %d", size, pos), fmt.Sprintf("at most %d", limit))
 	}
-	if err := r.flushZeros(); err != nil {
+	if err := r.flushZeros(ctx); err != nil {
 		return err
 	}
-	f, err := r.slot()
+	f, err := r.slot(ctx)
 	if err != nil {
 		return err
 	}
@@ -135,11 +134,11 @@ func (r *blockReceiver) frame(pos, bulk block.LB) error {
 }
 
 // flushZeros hands the zero frames on that have come together.
-func (r *blockReceiver) flushZeros() error {
+func (r *blockReceiver) flushZeros(ctx context.Context) error {
 	if r.zeros.Len == 0 {
 		return nil
 	}
-	f, err := r.slot()
+	f, err := r.slot(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,15 +148,15 @@ func (r *blockReceiver) flushZeros() error {
 	return nil
 }
 
-func (r *blockReceiver) slot() (*inFrame, error) {
+func (r *blockReceiver) slot(ctx context.Context) (*inFrame, error) {
 	select {
 	case f := <-r.free:
-		if r.ctx.Err() == nil {
+		if ctx.Err() == nil {
 			return f, nil
 		}
-	case <-r.ctx.Done():
+	case <-ctx.Done():
 	}
-	return nil, context.Cause(r.ctx)
+	return nil, context.Cause(ctx)
 }
 
 func (r *blockReceiver) submit(f *inFrame) {
@@ -166,13 +165,13 @@ func (r *blockReceiver) submit(f *inFrame) {
 }
 
 // settle waits until all that was received is written and durable.
-func (r *blockReceiver) settle() error {
-	if err := r.flushZeros(); err != nil {
+func (r *blockReceiver) settle(ctx context.Context) error {
+	if err := r.flushZeros(ctx); err != nil {
 		return err
 	}
 	r.pending.Wait()
-	if r.ctx.Err() != nil {
-		return context.Cause(r.ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if err := r.syncer.wait(); err != nil {
 		return err
@@ -181,9 +180,9 @@ func (r *blockReceiver) settle() error {
 }
 
 // write is a worker: it verifies, expands and writes frames.
-func (r *blockReceiver) write() {
+func (r *blockReceiver) write(ctx context.Context) {
 	for f := range r.work {
-		if r.ctx.Err() == nil {
+		if ctx.Err() == nil {
 			if err := r.writeFrame(f); err != nil {
 				r.cancel(err)
 			}

@@ -24,8 +24,8 @@ import (
 var snappy1 = compress.Opt{Type: compress.Snappy, CPUs: 1}
 
 // someLog packs writes and a discard, the first pack at lsid 7.
-func someLog(t testing.TB, pbs uint32, salt uint32, ios ...wlog.IO) (log *fakeLog, begin, end meta.Lsid) {
-	t.Helper()
+func someLog(tb testing.TB, pbs uint32, salt uint32, ios ...wlog.IO) (log *fakeLog, begin, end meta.Lsid) {
+	tb.Helper()
 	log = &fakeLog{pbs: int(pbs), data: map[meta.Lsid][]byte{}}
 	packs, end := wlog.Packer{PBS: pbs, Ring: 1 << 20}.Pack(ios, 7)
 	for _, p := range packs {
@@ -47,30 +47,34 @@ func write(addr block.LB, fill byte, blocks int) wlog.IO {
 
 func someIOs() []wlog.IO {
 	return []wlog.IO{
-		write(10, 1, 5), write(12, 200, 2), {Op: wlog.OpFlush},
-		{Op: wlog.OpDiscard, Addr: 11, Len: 1}, write(40, 0, 3), {Op: wlog.OpFlush}, write(1, 3, 1),
+		write(10, 1, 5), write(12, 200, 2),
+		{Op: wlog.OpFlush},
+		{Op: wlog.OpDiscard, Addr: 11, Len: 1},
+		write(40, 0, 3),
+		{Op: wlog.OpFlush},
+		write(1, 3, 1),
 	}
 }
 
 // sortedFile makes a sorted diff of one record for each address.
-func sortedFile(t testing.TB, uuid meta.UUID, fill byte, addrs ...block.LB) []byte {
-	t.Helper()
+func sortedFile(tb testing.TB, uuid meta.UUID, fill byte, addrs ...block.LB) []byte {
+	tb.Helper()
 	var buf bytes.Buffer
 	w, err := wdiff.NewSortedWriter(&buf, "diff", uuid, 0)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	for _, a := range addrs {
 		o, err := wdiff.NewIO(a, bytes.Repeat([]byte{fill}, 2*block.Size), nil, snappy1)
-		require.NoError(t, err)
-		require.NoError(t, w.Add(&o))
+		require.NoError(tb, err)
+		require.NoError(tb, w.Add(&o))
 	}
-	require.NoError(t, w.Close())
+	require.NoError(tb, w.Close())
 	return buf.Bytes()
 }
 
-func openDiff(t testing.TB, p []byte) *wdiff.File {
-	t.Helper()
+func openDiff(tb testing.TB, p []byte) *wdiff.File {
+	tb.Helper()
 	f, err := wdiff.Open("diff", bytes.NewReader(p), int64(len(p)))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return f
 }
 
@@ -85,53 +89,57 @@ type (
 
 // The four conversations, small.
 
-func backupRoles(t testing.TB) (clientRole, serverRole) {
+func backupRoles(tb testing.TB) (clientRole, serverRole) {
+	tb.Helper()
 	img := newImage(40, 0)
 	copy(img.data[5*512:], bytes.Repeat([]byte{9}, 5000))
 	src, dst := &fakeStorage{img: img, uuid: meta.UUID{1}, gid: 3}, &fakeArchive{img: newImage(40, 0xee)}
 	req := wire.FullSyncRequest{HostType: wire.HostStorage, Volume: "vol", Size: 40, Timestamp: 1, Bulk: 16, Compress: snappy1}
-	return func(c *wire.Conn) error { return SendFullBackup(t.Context(), c, req, src, Options{}) },
+	return func(c *wire.Conn) error { return SendFullBackup(tb.Context(), c, req, src, Options{}) },
 		func(ctx context.Context, c *wire.Conn, reply Reply) error {
 			return ServeFullBackup(ctx, c, reply, dst.backup(), Options{})
 		}
 }
 
-func wlogRoles(t testing.TB) (clientRole, serverRole) {
-	log, begin, end := someLog(t, 512, 77, someIOs()...)
+func wlogRoles(tb testing.TB) (clientRole, serverRole) {
+	tb.Helper()
+	log, begin, end := someLog(tb, 512, 77, someIOs()...)
 	req := wire.WlogRequest{Volume: "vol", PBS: 512, Salt: 77, Size: 100, MaxLogPB: uint64(end - begin)}
 	proxy := &fakeProxy{}
 	return func(c *wire.Conn) error {
-			if err := OfferWlog(t.Context(), c, req); err != nil {
+			if err := OfferWlog(tb.Context(), c, req); err != nil {
 				return err
 			}
 			s := WlogStretch{Begin: begin, Limit: end, MaxPB: 1000, Diff: func(meta.Lsid) meta.Diff { return clean(0, 1, false) }}
-			_, err := SendWlog(t.Context(), c, req, log, s, Options{})
+			_, err := SendWlog(tb.Context(), c, req, log, s, Options{})
 			return err
 		}, func(ctx context.Context, c *wire.Conn, reply Reply) error {
 			return ServeWlog(ctx, c, reply, proxy, Options{})
 		}
 }
 
-func wdiffRoles(t testing.TB) (clientRole, serverRole) {
-	files := []*wdiff.File{openDiff(t, sortedFile(t, meta.UUID{1}, 1, 0, 10, 20)), openDiff(t, sortedFile(t, meta.UUID{1}, 2, 9, 30))}
+func wdiffRoles(tb testing.TB) (clientRole, serverRole) {
+	tb.Helper()
+	files := []*wdiff.File{openDiff(tb, sortedFile(tb, meta.UUID{1}, 1, 0, 10, 20)), openDiff(tb, sortedFile(tb, meta.UUID{1}, 2, 9, 30))}
 	req := wire.WdiffRequest{Volume: "vol", HostType: wire.HostProxy, UUID: meta.UUID{1}, Size: 100, Diff: clean(0, 2, false)}
 	a := &fakeArchive{}
-	return func(c *wire.Conn) error { return SendWdiff(t.Context(), c, req, files, snappy1, Options{}) },
+	return func(c *wire.Conn) error { return SendWdiff(tb.Context(), c, req, files, snappy1, Options{}) },
 		func(ctx context.Context, c *wire.Conn, reply Reply) error {
 			return ServeWdiff(ctx, c, reply, a, Options{})
 		}
 }
 
-func replRoles(t testing.TB) (clientRole, serverRole) {
+func replRoles(tb testing.TB) (clientRole, serverRole) {
+	tb.Helper()
 	img := newImage(40, 0)
 	copy(img.data[5*512:], bytes.Repeat([]byte{9}, 3000))
-	src := &fakeSource{base: meta.NewState(meta.CleanSnap(0), 1), size: 40, img: img, store: newStore(t)}
-	addDiff(t, src.store, clean(0, 1, false), sortedFile(t, meta.UUID{1}, 1, 0, 10))
-	addDiff(t, src.store, clean(1, 2, true), sortedFile(t, meta.UUID{1}, 2, 12))
+	src := &fakeSource{base: meta.NewState(meta.CleanSnap(0), 1), size: 40, img: img, store: newStore(tb)}
+	addDiff(tb, src.store, clean(0, 1, false), sortedFile(tb, meta.UUID{1}, 1, 0, 10))
+	addDiff(tb, src.store, clean(1, 2, true), sortedFile(tb, meta.UUID{1}, 2, 12))
 	p := ReplParams{Volume: "vol", ByGid: true, Gid: 2, Bulk: 16, FullCompress: snappy1, DiffCompress: snappy1, MaxMerge: 1 << 30}
 	a := &fakeArchive{kind: wire.ReplFull, img: newImage(40, 0xee)}
 	return func(c *wire.Conn) error {
-			_, err := SendRepl(t.Context(), c, p, src, Options{})
+			_, err := SendRepl(tb.Context(), c, p, src, Options{})
 			return err
 		}, func(ctx context.Context, c *wire.Conn, reply Reply) error {
 			return ServeRepl(ctx, c, reply, a, Options{})
@@ -459,11 +467,12 @@ func TestFailuresOfTheServerEndConversations(t *testing.T) {
 }
 
 // replicate runs a replication into a.
-func replicate(t testing.TB, p ReplParams, src *fakeSource, a *fakeArchive, o Options) (res ReplResult, clientErr, serverErr error) {
-	clientErr, serverErr = converse(t,
+func replicate(tb testing.TB, p ReplParams, src *fakeSource, a *fakeArchive, o Options) (res ReplResult, clientErr, serverErr error) {
+	tb.Helper()
+	clientErr, serverErr = converse(tb,
 		func(c *wire.Conn) error {
 			var err error
-			res, err = SendRepl(t.Context(), c, p, src, o)
+			res, err = SendRepl(tb.Context(), c, p, src, o)
 			return err
 		},
 		func(ctx context.Context, c *wire.Conn, reply Reply) error {

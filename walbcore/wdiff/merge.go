@@ -19,7 +19,7 @@ import (
 // start, all kinds alike, and keeps these cuts when a newer record takes a part
 // out of it. Neighbours are not joined and nothing is turned into another kind.
 type Merger struct {
-	max     block.LB
+	limit   block.LB
 	inputs  []mergeInput
 	waiting []int    // heap by address: inputs whose piece begins behind pos
 	active  []int    // heap, newest first: inputs whose piece began at or before pos
@@ -35,11 +35,11 @@ type mergeInput struct {
 	rest  Record // what follows of the record that piece was cut from; Blocks may be 0
 }
 
-// Merge overlays the inputs, oldest first. max is the longest record that is
-// given out, 0 for no limit; servers use [DefaultMaxBlocks]. Records of 0 blocks
+// Merge overlays the inputs, oldest first. limit is the longest record that is
+// given out, 0 for none; servers use [DefaultMaxBlocks]. Records of 0 blocks
 // are dropped.
-func Merge(max block.LB, inputs ...Stream) *Merger {
-	m := &Merger{max: max, inputs: make([]mergeInput, len(inputs))}
+func Merge(limit block.LB, inputs ...Stream) *Merger {
+	m := &Merger{limit: limit, inputs: make([]mergeInput, len(inputs))}
 	for i, s := range inputs {
 		m.inputs[i].s = s
 	}
@@ -141,8 +141,8 @@ func (m *Merger) advance(i int) error {
 			continue
 		}
 		n := in.rest.Blocks
-		if m.max > 0 && n > m.max {
-			n = m.max
+		if m.limit > 0 && n > m.limit {
+			n = m.limit
 		}
 		r := in.rest
 		in.piece = r.cut(r.Addr, r.Addr+n)

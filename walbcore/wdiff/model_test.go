@@ -60,43 +60,43 @@ func randomOpt(rng *rand.Rand) compress.Opt {
 }
 
 // indexedOf makes an indexed file of the ops.
-func indexedOf(t testing.TB, rng *rand.Rand, ops []op, volume block.LB) *File {
-	t.Helper()
+func indexedOf(tb testing.TB, rng *rand.Rand, ops []op, volume block.LB) *File {
+	tb.Helper()
 	var buf bytes.Buffer
 	maxBlocks := block.LB(1 + rng.IntN(int(DefaultMaxBlocks)))
 	w, err := NewIndexedWriter(&buf, "indexed", meta.UUID{1}, volume, maxBlocks)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	opt := randomOpt(rng)
 	for _, o := range ops {
 		rec := IO{Addr: o.addr, Blocks: o.blocks, Kind: o.kind}
 		if o.kind == Normal {
 			rec, err = NewIO(o.addr, o.data, nil, opt)
-			require.NoError(t, err)
+			require.NoError(tb, err)
 		}
-		require.NoError(t, w.Add(&rec))
+		require.NoError(tb, w.Add(&rec))
 	}
-	require.NoError(t, w.Close())
-	return openBytes(t, "indexed", buf.Bytes())
+	require.NoError(tb, w.Close())
+	return openBytes(tb, "indexed", buf.Bytes())
 }
 
 // sortedOf merges files into a sorted one.
-func sortedOf(t testing.TB, rng *rand.Rand, volume block.LB, files ...*File) *File {
-	t.Helper()
+func sortedOf(tb testing.TB, rng *rand.Rand, volume block.LB, files ...*File) *File {
+	tb.Helper()
 	streams := make([]Stream, len(files))
 	for i, f := range files {
 		streams[i] = f.Records()
 	}
 	var buf bytes.Buffer
 	w, err := NewSortedWriter(&buf, "sorted", meta.UUID{1}, volume)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	limit := block.LB(rng.IntN(40))
 	o := PackOptions{Opt: randomOpt(rng), MaxBytes: rng.IntN(64 << 10)}
-	_, err = EachPack(t.Context(), Merge(limit, streams...), o, func(p []byte) error {
+	_, err = EachPack(tb.Context(), Merge(limit, streams...), o, func(p []byte) error {
 		return w.CopyPack(bytes.NewReader(p), uint64(len(p)))
 	})
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	return openBytes(t, "sorted", buf.Bytes())
+	require.NoError(tb, err)
+	require.NoError(tb, w.Close())
+	return openBytes(tb, "sorted", buf.Bytes())
 }
 
 // TestAnyGroupingGivesTheSameImage writes random ops to a flat image, and to
@@ -207,7 +207,7 @@ func TestMergeIsTheIntervalMap(t *testing.T) {
 func TestMergeReportsItsInputsErrors(t *testing.T) {
 	unsorted := slice{{Addr: 10, Blocks: 4, Kind: AllZero}, {Addr: 12, Blocks: 4, Kind: AllZero}}
 	_, err := collect(Merge(0, &unsorted))
-	assert.ErrorContains(t, err, "12+4")
+	require.ErrorContains(t, err, "12+4")
 }
 
 func TestPieceIndexIsTheDumbOne(t *testing.T) {
@@ -246,20 +246,20 @@ func TestPieceIndexIsTheDumbOne(t *testing.T) {
 }
 
 // packOf builds one pack.
-func packOf(t testing.TB, ios ...IO) []byte {
-	t.Helper()
+func packOf(tb testing.TB, ios ...IO) []byte {
+	tb.Helper()
 	p := newPacker(MaxPackData)
 	for i := range ios {
-		require.True(t, p.fits(len(ios[i].Data)))
+		require.True(tb, p.fits(len(ios[i].Data)))
 		p.add(&ios[i], len(ios[i].Data))
 	}
 	return slices.Clone(p.finish())
 }
 
-func someIO(t testing.TB, addr, blocks block.LB, opt compress.Type) IO {
-	t.Helper()
+func someIO(tb testing.TB, addr, blocks block.LB, opt compress.Type) IO {
+	tb.Helper()
 	o, err := NewIO(addr, bytes.Repeat([]byte("walb"), int(blocks.Bytes()/4)), nil, compress.Opt{Type: opt, CPUs: 1})
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return o
 }
 
@@ -321,8 +321,8 @@ func TestHostilePacksAreRefused(t *testing.T) {
 		err = w.CopyPack(bytes.NewReader(c.pack), uint64(size))
 		require.Error(t, err, what)
 		assert.Equal(t, walberr.Checksum, walberr.CodeOf(err), "%s: %v", what, err)
-		assert.ErrorContains(t, err, c.text, what)
-		assert.Error(t, w.Close(), what)
+		require.ErrorContains(t, err, c.text, what)
+		require.Error(t, w.Close(), what)
 	}
 	good := ab()
 	for n := range good {
@@ -336,7 +336,7 @@ func TestWritersRefuseBadRecords(t *testing.T) {
 	w, err := NewSortedWriter(io.Discard, "out", meta.UUID{}, 50)
 	require.NoError(t, err)
 	require.NoError(t, w.Add(&IO{Addr: 10, Blocks: 5, Kind: Discard}))
-	assert.ErrorContains(t, w.Add(&IO{Addr: 14, Blocks: 5, Kind: Discard}), "do not overlap")
+	require.ErrorContains(t, w.Add(&IO{Addr: 14, Blocks: 5, Kind: Discard}), "do not overlap")
 
 	for text, o := range map[string]IO{
 		"inside the volume": {Addr: 48, Blocks: 3, Kind: AllZero},
@@ -346,12 +346,12 @@ func TestWritersRefuseBadRecords(t *testing.T) {
 	} {
 		iw, err := NewIndexedWriter(io.Discard, "out", meta.UUID{}, 50, DefaultMaxBlocks)
 		require.NoError(t, err)
-		assert.ErrorContains(t, iw.Add(&o), text)
-		assert.Error(t, iw.Close())
+		require.ErrorContains(t, iw.Add(&o), text)
+		require.Error(t, iw.Close())
 	}
 	for _, n := range []block.LB{0, DefaultMaxBlocks + 1} {
 		_, err := NewIndexedWriter(io.Discard, "out", meta.UUID{}, 0, n)
-		assert.Error(t, err)
+		require.Error(t, err)
 	}
 }
 
@@ -466,7 +466,7 @@ func TestDiscardModes(t *testing.T) {
 		assert.True(t, bytes.Equal(want, img), text)
 	}
 	_, err := ParseDiscardMode("drop")
-	assert.Error(t, err)
+	require.Error(t, err)
 	assert.Equal(t, "normal allzero discard kind(9)", fmt.Sprint(Normal, AllZero, Discard, Kind(9)))
 }
 
@@ -477,5 +477,5 @@ func TestVirtualImageRefusesUnalignedReads(t *testing.T) {
 	assert.Equal(t, walberr.Range, walberr.CodeOf(err))
 	// The base is shorter than it is said to be.
 	_, err = img.ReadAt(make([]byte, 2048), 0)
-	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }

@@ -75,35 +75,38 @@ type vectorRecord struct {
 	Flags       string
 }
 
-func loadManifest(t testing.TB) *manifest {
-	t.Helper()
+func loadManifest(tb testing.TB) *manifest {
+	tb.Helper()
 	p, err := os.ReadFile("testdata/manifest.json")
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	m := new(manifest)
-	require.NoError(t, json.Unmarshal(p, m))
+	require.NoError(tb, json.Unmarshal(p, m))
 	return m
 }
 
-func loadVector(t testing.TB, name string) []byte {
-	t.Helper()
+func loadVector(tb testing.TB, name string) []byte {
+	tb.Helper()
 	f, err := os.Open(filepath.Join("testdata", name+".gz"))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	defer f.Close()
 	z, err := gzip.NewReader(f)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	p, err := io.ReadAll(z)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return p
 }
 
-func openBytes(t testing.TB, name string, p []byte) *File {
-	t.Helper()
+func openBytes(tb testing.TB, name string, p []byte) *File {
+	tb.Helper()
 	f, err := Open(name, bytes.NewReader(p), int64(len(p)))
-	require.NoError(t, err, name)
+	require.NoError(tb, err, name)
 	return f
 }
 
-func openVector(t testing.TB, name string) *File { return openBytes(t, name, loadVector(t, name)) }
+func openVector(tb testing.TB, name string) *File {
+	tb.Helper()
+	return openBytes(tb, name, loadVector(tb, name))
+}
 
 // collect reads a stream to its end.
 func collect(s Stream) ([]Record, error) {
@@ -207,18 +210,18 @@ func TestVectorsApplyToTheirImages(t *testing.T) {
 }
 
 // stored reads the records of a file with their data, as writers take them.
-func stored(t testing.TB, f *File) []IO {
-	t.Helper()
+func stored(tb testing.TB, f *File) []IO {
+	tb.Helper()
 	recs, err := collect(f.Records())
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	var ios []IO
 	for _, r := range recs {
 		o := IO{Addr: r.Addr, Blocks: r.Blocks, Kind: r.Kind}
 		if r.Kind == Normal {
-			require.True(t, r.Whole())
+			require.True(tb, r.Whole())
 			o.Codec, o.Sum = r.Image.Codec, r.Image.Sum
 			o.Data, err = NewLoader(0).Stored(r, nil)
-			require.NoError(t, err)
+			require.NoError(tb, err)
 		}
 		ios = append(ios, o)
 	}
@@ -300,12 +303,12 @@ func TestIndexedVectorsAreWrittenAgain(t *testing.T) {
 	}
 }
 
-func openAll(t testing.TB, names []string) ([]*File, []Stream) {
-	t.Helper()
+func openAll(tb testing.TB, names []string) ([]*File, []Stream) {
+	tb.Helper()
 	var files []*File
 	var streams []Stream
 	for _, n := range names {
-		f := openVector(t, n)
+		f := openVector(tb, n)
 		files = append(files, f)
 		streams = append(streams, f.Records())
 	}
@@ -319,17 +322,17 @@ type content struct {
 	SHA          string
 }
 
-func contents(t testing.TB, s Stream) []content {
-	t.Helper()
+func contents(tb testing.TB, s Stream) []content {
+	tb.Helper()
 	recs, err := collect(s)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	load := NewLoader(DefaultCache)
 	var out []content
 	for _, r := range recs {
 		c := content{Addr: r.Addr, Blocks: r.Blocks, Kind: r.Kind}
 		if r.Kind == Normal {
 			p := make([]byte, r.Blocks.Bytes())
-			require.NoError(t, load.Read(p, r, 0))
+			require.NoError(tb, load.Read(p, r, 0))
 			c.SHA = shaOf(p)
 		}
 		out = append(out, c)
@@ -377,15 +380,15 @@ func TestMergesGiveTheRecordedFiles(t *testing.T) {
 }
 
 // packShape lists how many records the packs of a sorted file hold.
-func packShape(t testing.TB, f *File) []int {
-	t.Helper()
+func packShape(tb testing.TB, f *File) []int {
+	tb.Helper()
 	var shape []int
 	for it := f.Packs(); ; {
 		p, err := it.Next(nil)
 		if errors.Is(err, io.EOF) {
 			return shape
 		}
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		shape = append(shape, int(le.Uint16(p[4:])))
 	}
 }
@@ -514,9 +517,7 @@ func TestEveryCutOfAFileIsRefused(t *testing.T) {
 		p := loadVector(t, name)
 		for n := range len(p) {
 			_, err := everything(name, p[:n])
-			if !assert.Error(t, err, "%s cut at %d", name, n) {
-				return
-			}
+			require.Error(t, err, "%s cut at %d", name, n)
 		}
 	}
 }

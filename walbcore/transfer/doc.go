@@ -33,6 +33,9 @@
 // (that is what server handlers do with an error before they replied); later
 // ones are sent by the role where the protocol has a place for them.
 //
+// An answer for which the peer has to make something durable first may take a
+// minute; any other silence ends the role after the connection's own limit.
+//
 // # Streams
 //
 // Block stream (full backup, full replication), one frame for each bulk from

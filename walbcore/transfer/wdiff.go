@@ -51,7 +51,6 @@ func ask(c *wire.Conn, word string) error {
 	if err := c.Flush(); err != nil {
 		return err
 	}
-	defer c.Patience(ackPatience)()
 	_, err := wire.Status(c.R, c.Peer(), word)
 	return err
 }

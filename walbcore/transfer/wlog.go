@@ -36,11 +36,7 @@ type WlogStretch struct {
 func OfferWlog(ctx context.Context, c *wire.Conn, req wire.WlogRequest) error {
 	defer c.Bind(ctx)()
 	req.Encode(c.W)
-	if err := c.Flush(); err != nil {
-		return err
-	}
-	_, err := wire.Status(c.R, c.Peer(), wire.Accept)
-	return err
+	return ask(c, wire.Accept)
 }
 
 // SendWlog sends the log after OfferWlog returned nil on the same connection,

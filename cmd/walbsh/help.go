@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+)
+
+const mainHelp = `walbsh operates and serves WalB backup groups.
+
+usage:
+  walbsh [options]                      prompt; without a terminal, a script from stdin
+  walbsh [options] run FILE [-- ARG...] run a script
+  walbsh [options] -e CODE...           run code
+  walbsh serve storage|proxy|archive    run one server: walbsh serve storage -h
+  walbsh wdev create|list               walb devices made of files: walbsh wdev -h
+  walbsh version
+  walbsh help [FACE]
+
+The group is one of:
+  -c, --layout FILE   the group of a layout file (also $WALBSH_LAYOUT)
+  --data DIR          an embedded group that is kept in DIR, made there if missing
+  (neither)           an embedded group that is gone when walbsh ends
+
+An embedded group is s0, p0, a0 and a1 in this process, on 127.0.0.1, with the
+volume vol backed up to a0. More options of it:
+  --bare              do not back up the volume: no server knows it yet
+  --size N            of a new group's volume, as in 64m (the default) or 1g
+  --log-size N        of the log of its device (default 16m)
+
+Exit status: 0 done, 1 a script or an operation failed, 2 wrong command line,
+3 failed and something could not be brought back, 4 a time limit passed, 70 a
+defect of walbsh, 130 interrupted, 143 terminated; os.exit(N) gives N.
+`
+
+const wdevHelp = `usage:
+  walbsh wdev create DIR NAME --size N [--log-size N] [--pbs 512|4096]
+  walbsh wdev list DIR
+
+A device is two files, DIR/NAME/log and DIR/NAME/data. A storage that runs with
+-wdev DIR knows it as /dev/walb/NAME:
+
+  walbsh wdev create /srv/wdev disk1 --size 10g --log-size 1g
+  walbsh serve storage -wdev /srv/wdev ...
+
+N is a number of bytes, with k m g t for powers of 1024. The log is 16m unless
+said otherwise. Every write goes to the log first and stays there until a proxy
+has it.
+`
+
+// help prints about the program or one face.
+func help(ctx context.Context, e env, words []string) int {
+	if len(words) == 0 {
+		return printed(e.stdout, mainHelp)
+	}
+	switch words[0] {
+	case "serve":
+		if len(words) > 1 {
+			return serve(ctx, e, []string{words[1], "-h"})
+		}
+		fmt.Fprintln(e.stdout, "usage:")
+		for _, kind := range daemonKinds {
+			fmt.Fprintf(e.stdout, "  walbsh serve %s -h\n", kind)
+		}
+		return statusOK
+	case "wdev":
+		return printed(e.stdout, wdevHelp)
+	case "run", "version", "help":
+		return printed(e.stdout, mainHelp)
+	}
+	return fail(e.stderr, usagef("walbsh help", "no help about %q", words[0]))
+}
+
+func printed(w io.Writer, text string) int {
+	if _, err := io.WriteString(w, text); err != nil {
+		return statusFailed
+	}
+	return statusOK
+}

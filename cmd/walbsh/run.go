@@ -1,0 +1,26 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+// run is the program: it picks the face and gives the exit status.
+func run(ctx context.Context, e env) int {
+	face, words := "", e.args
+	if len(words) > 0 {
+		face, words = words[0], words[1:]
+	}
+	switch face {
+	case "serve":
+		return serve(ctx, e, words)
+	case "wdev":
+		return devices(ctx, e, words)
+	case "version", "-version", "--version":
+		fmt.Fprint(e.stdout, versionText())
+		return statusOK
+	case "help", "-h", "-help", "--help":
+		return help(ctx, e, words)
+	}
+	return shell(ctx, e)
+}

@@ -80,7 +80,10 @@ func (p *printer) table(t *lua.LTable, nesting int) string {
 // entries prints the elements of t.
 func (p *printer) entries(t *lua.LTable, nesting int) []string {
 	var out []string
-	length := t.Len()
+	length := 0
+	for t.RawGetInt(length+1) != lua.LNil {
+		length++
+	}
 	for i := 1; i <= min(length, maxEntries); i++ {
 		out = append(out, p.value(t.RawGetInt(i), nesting))
 	}

@@ -14,9 +14,10 @@ import (
 type Plain struct {
 	in *bufio.Reader
 
-	mu  sync.Mutex
-	out io.Writer
-	mid bool // the last byte printed was no line's end
+	mu      sync.Mutex
+	out     io.Writer
+	mid     bool // the last byte printed was no line's end
+	reading bool
 }
 
 // NewPlain makes a reader of lines from in that prints to out.
@@ -46,14 +47,36 @@ func (p *Plain) ReadLine(ctx context.Context, prompt string) (string, error) {
 	if _, err := io.WriteString(p, prompt); err != nil {
 		return "", err
 	}
+	p.setReading(true)
 	line, err := p.in.ReadString('\n')
+	p.setReading(false)
+	if err == nil {
+		p.lineEnded()
+	}
 	if err != nil && (err != io.EOF || line == "") {
 		return "", err
 	}
-	p.mu.Lock()
-	p.mid = false // the user's Enter ended the line
-	p.mu.Unlock()
 	return strings.TrimRight(line, "\r\n"), nil
+}
+
+func (p *Plain) setReading(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reading = on
+}
+
+// lineEnded notes that the user's Enter ended the line that the prompt began.
+func (p *Plain) lineEnded() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mid = false
+}
+
+// Reading reports whether a ReadLine waits.
+func (p *Plain) Reading() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reading
 }
 
 // Remember does nothing: there is no history.

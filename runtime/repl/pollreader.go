@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,7 @@ type pollReader struct {
 	beforeRead func() // called before waiting
 	afterRead  func() // called when bytes were read
 	once       sync.Once
+	atEnd      atomic.Bool // a Read has failed; there are no more bytes
 }
 
 func newPollReader(fd int) (*pollReader, error) {
@@ -31,6 +33,16 @@ func newPollReader(fd int) (*pollReader, error) {
 // Read waits for bytes or for a wake.
 func (r *pollReader) Read(p []byte) (int, error) {
 	r.beforeRead()
+	n, err := r.read(p)
+	if err != nil {
+		r.atEnd.Store(true)
+		return n, err
+	}
+	r.afterRead()
+	return n, nil
+}
+
+func (r *pollReader) read(p []byte) (int, error) {
 	for {
 		fds := []unix.PollFd{{Fd: int32(r.fd), Events: unix.POLLIN}, {Fd: int32(r.wakeR), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil {
@@ -53,9 +65,24 @@ func (r *pollReader) Read(p []byte) (int, error) {
 		case n == 0:
 			return 0, io.EOF
 		}
-		r.afterRead()
-		return n, nil
+		if n = dropNUL(p[:n]); n > 0 {
+			return n, nil
+		}
 	}
+}
+
+// dropNUL removes zero bytes, which readline takes for the end of input, and
+// gives the number of bytes left. Ctrl-Space sends one, and so does a Ctrl-D
+// that was typed before the terminal went into raw mode.
+func dropNUL(p []byte) int {
+	n := 0
+	for _, b := range p {
+		if b != 0 {
+			p[n] = b
+			n++
+		}
+	}
+	return n
 }
 
 // wake ends the present Read and all later ones.

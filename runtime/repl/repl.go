@@ -21,7 +21,7 @@ import (
 	"io"
 	"os"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	lua "github.com/yuin/gopher-lua"
@@ -41,6 +41,9 @@ type LineReader interface {
 	// the end of input, ErrInterrupted for Ctrl-C, ctx's cause once it is
 	// cancelled (the reader is then of no further use).
 	ReadLine(ctx context.Context, prompt string) (string, error)
+	// Reading reports whether a ReadLine waits for keys, so that an interrupt is
+	// its own business. It may be called from any goroutine.
+	Reading() bool
 	// Remember adds a line to the history.
 	Remember(line string)
 	// Notice prints a line of its own, above the prompt if one is shown. It may
@@ -58,7 +61,7 @@ type Options struct {
 	// Interrupts delivers Ctrl-C as a signal, which is how it arrives while a
 	// statement runs. nil if there is none.
 	Interrupts <-chan os.Signal
-	// Leave is called, on a goroutine of its own, for a second interrupt of a
+	// Leave is called, on another goroutine than Run's, for a second interrupt of a
 	// statement that has not ended. It is to end the process. May be nil.
 	Leave func()
 	// Describe prints a value in a way of its own, or reports false. May be nil.
@@ -70,11 +73,14 @@ const chunkName = "prompt"
 
 // patience is how long an interrupted statement may go on before the user is
 // told that it has not ended.
-const patience = 2 * time.Second
+const patience = time.Second
 
 type loop struct {
 	Options
-	running atomic.Bool
+
+	mu      sync.Mutex
+	running bool // a statement runs
+	early   bool // an interrupt came for a statement that was entered but does not run yet
 }
 
 // Run reads and runs statements until the input ends (nil), os.exit is called
@@ -103,20 +109,66 @@ func (l *loop) watch(stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-l.Interrupts:
-			switch {
-			case !l.running.Load():
-			case l.VM.Interrupted() == nil:
-				l.VM.Interrupt(ErrInterrupted)
+			if l.interrupt() {
 				timer.Reset(patience)
-			case l.Leave != nil:
-				l.Leave()
 			}
 		case <-timer.C:
-			if l.running.Load() && l.VM.Interrupted() != nil {
+			if l.stubborn() {
 				l.Lines.Notice("still waiting for the statement to end; Ctrl-C again leaves walbsh")
 			}
 		}
 	}
+}
+
+// interrupt handles one interrupt and reports whether it was the first of the
+// running statement.
+func (l *loop) interrupt() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.running && l.VM.Interrupted() == nil:
+		l.VM.Interrupt(ErrInterrupted)
+		return true
+	case l.running && l.Leave != nil:
+		l.Leave()
+	case !l.running && !l.Lines.Reading():
+		l.early = true
+	}
+	return false
+}
+
+// stubborn reports whether a statement still runs that was interrupted.
+func (l *loop) stubborn() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.running && l.VM.Interrupted() != nil
+}
+
+// begin and end enclose the run of a statement.
+func (l *loop) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.VM.Interrupted() != nil {
+		l.VM.Reset()
+	}
+	l.running = true
+	if l.early {
+		l.early = false
+		l.VM.Interrupt(ErrInterrupted)
+	}
+}
+
+func (l *loop) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running = false
+}
+
+// forget drops an interrupt that came when nothing ran any more.
+func (l *loop) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.early = false
 }
 
 func (l *loop) loop(ctx context.Context) error {
@@ -126,6 +178,7 @@ func (l *loop) loop(ctx context.Context) error {
 		if len(pending) > 0 {
 			prompt = strings.Repeat(" ", max(0, len(l.Prompt)-3)) + ">> "
 		}
+		l.forget()
 		line, err := l.Lines.ReadLine(ctx, prompt)
 		switch {
 		case errors.Is(err, ErrInterrupted):
@@ -185,16 +238,13 @@ func (l *loop) compile(statement string) (*lua.LFunction, error) {
 // run calls a statement and prints its values or its error. It gives an error
 // if the loop is to end.
 func (l *loop) run(fn *lua.LFunction) error {
-	if l.VM.Interrupted() != nil {
-		l.VM.Reset()
-	}
-	l.running.Store(true)
+	l.begin()
 	values, err := l.VM.Call(fn)
 	if err == nil && len(values) > 0 {
 		// Printing may run metamethods, so it can be interrupted too.
 		fmt.Fprintln(l.Lines, l.format(values))
 	}
-	l.running.Store(false)
+	l.end()
 	var exit *vm.ExitError
 	switch {
 	case errors.As(err, &exit):

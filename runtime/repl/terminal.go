@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/chzyer/readline"
 	"golang.org/x/sys/unix"
@@ -32,6 +33,10 @@ type Terminal struct {
 	in       *pollReader
 	out      *os.File
 	complete func(line string) ([]string, int)
+
+	raw    atomic.Bool // keys come to readline, Ctrl-C included
+	closed atomic.Bool // readline may print no more
+	ended  bool        // readline has seen the end of input and its goroutines have ended
 
 	resize func() // tells readline of a new width
 	width  int    // the width that readline knows
@@ -61,6 +66,7 @@ func NewTerminal(o TerminalOptions) (*Terminal, error) {
 	t := &Terminal{in: in, out: o.Out, complete: o.Complete}
 	in.beforeRead, in.afterRead = t.promptShown, t.keysCame
 	var saved *term.State
+	screen := gate{to: o.Out, closed: &t.closed}
 	t.rl, err = readline.NewEx(&readline.Config{
 		HistoryFile:            usableHistory(o.History),
 		HistoryLimit:           2000,
@@ -68,19 +74,24 @@ func NewTerminal(o TerminalOptions) (*Terminal, error) {
 		AutoComplete:           completer{t},
 		Listener:               readline.FuncListener(t.beforeKey),
 		Stdin:                  in,
-		Stdout:                 o.Out,
-		Stderr:                 o.Out,
+		Stdout:                 screen,
+		Stderr:                 screen,
 		FuncGetWidth:           t.currentWidth,
 		FuncOnWidthChanged:     func(f func()) { t.resize = f },
 		FuncIsTerminal:         func() bool { return true },
 		FuncMakeRaw: func() (err error) {
+			if t.closed.Load() {
+				return nil
+			}
 			saved, err = rawMode(int(o.In.Fd()))
+			t.raw.Store(true)
 			return err
 		},
 		FuncExitRaw: func() error {
-			if saved == nil {
+			if saved == nil || t.closed.Load() {
 				return nil
 			}
+			t.raw.Store(false)
 			return term.Restore(int(o.In.Fd()), saved)
 		},
 		FuncFilterInputRune: func(r rune) (rune, bool) {
@@ -182,6 +193,7 @@ func (t *Terminal) ReadLine(ctx context.Context, prompt string) (string, error) 
 	defer unhook()
 	t.rl.SetPrompt(prompt)
 	line, err := t.rl.Readline()
+	t.ended = t.ended || errors.Is(err, io.EOF) && t.in.atEnd.Load()
 	switch {
 	case ctx.Err() != nil:
 		return "", context.Cause(ctx)
@@ -246,6 +258,9 @@ func (t *Terminal) Notice(line string) {
 	}
 }
 
+// Reading reports whether keys go to ReadLine, and with them Ctrl-C.
+func (t *Terminal) Reading() bool { return t.raw.Load() }
+
 // Remember adds a line to the history and its file.
 func (t *Terminal) Remember(line string) {
 	_ = t.rl.SaveHistory(line) // the file is a convenience; the session keeps the line
@@ -253,9 +268,31 @@ func (t *Terminal) Remember(line string) {
 
 // Close gives the terminal back as it was.
 func (t *Terminal) Close() error {
+	// Not Instance.Close: it can leave a goroutine that waits for ever to report
+	// the end of input. Here that report is taken, which shows that it ended.
 	t.in.wake()
-	err := t.rl.Close()
+	err := errors.Join(t.rl.Config.Stdin.Close(), t.rl.Terminal.Close())
+	t.closed.Store(true)
+	for !t.ended {
+		_, rerr := t.rl.Readline()
+		t.ended = errors.Is(rerr, io.EOF)
+	}
+	t.rl.Operation.Close() // closes the history file
 	return errors.Join(err, t.in.release())
+}
+
+// gate is where readline prints, until the terminal is closed.
+type gate struct {
+	to     io.Writer
+	closed *atomic.Bool
+}
+
+// Write prints, or pretends to.
+func (g gate) Write(p []byte) (int, error) {
+	if g.closed.Load() {
+		return len(p), nil
+	}
+	return g.to.Write(p)
 }
 
 // completer adapts the completion to readline, which wants the rest of each
@@ -292,5 +329,3 @@ func blank(s string) bool {
 	}
 	return true
 }
-
-var _ io.Writer = (*Terminal)(nil)

@@ -236,6 +236,13 @@ func stream(L *lua.LState, name string, w io.Writer) *lua.LTable {
 		L.Push(t)
 		return 1, nil
 	})))
+	mt := L.NewTable()
+	mt.RawSetString("__tostring", L.NewFunction(func(L *lua.LState) int {
+		L.Push(lua.LString("io." + name))
+		return 1
+	}))
+	mt.RawSetString("__metatable", lua.LString("locked"))
+	t.Metatable = mt
 	for _, noop := range []string{"flush", "setvbuf"} {
 		t.RawSetString(noop, L.NewFunction(func(L *lua.LState) int {
 			L.Push(t)

@@ -197,6 +197,9 @@ func (v *VM) Call(fn *lua.LFunction, args ...lua.LValue) ([]lua.LValue, error) {
 	if err := v.l.PCall(len(args), lua.MultRet, nil); err != nil {
 		return nil, v.failure(err)
 	}
+	if cause := v.Interrupted(); cause != nil {
+		return nil, &InterruptError{Cause: cause} // a pcall may have been the last thing to run
+	}
 	results := make([]lua.LValue, 0, v.l.GetTop()-top)
 	for i := top + 1; i <= v.l.GetTop(); i++ {
 		results = append(results, v.l.Get(i))

@@ -185,6 +185,7 @@ func TestExitCannotBeSwallowed(t *testing.T) {
 		"coroutine.wrap(function() os.exit(5) end)()":                                   5,
 		"local c = coroutine.create(os.exit) coroutine.resume(c, 6) while true do end":  6,
 		"local t = setmetatable({}, {__index = function() os.exit(8) end}) local x=t.x": 8,
+		"return pcall(os.exit, 3)": 3,
 	} {
 		v, _ := newVM(t, Options{})
 		err := v.Run("test", source)

@@ -65,16 +65,15 @@ func (w wait) ended(ctx context.Context, seen string, err error) error {
 		Found: seen, Expected: w.expected, Hint: w.hint, Err: context.Cause(ctx),
 	}
 	if errors.Is(e.Err, context.DeadlineExceeded) {
-		e.Code = walberr.Timeout
-		e.Err = nil
+		e.Code, e.Err = walberr.Timeout, nil
+		if err != nil && momentary(err) {
+			e.Err = err
+		}
 		if e.Found == "" {
 			e.Found = "no answer in time"
 		} else {
 			e.Found = "timeout: still " + e.Found
 		}
-	}
-	if err != nil && momentary(err) {
-		e.Err = err
 	}
 	return e
 }

@@ -187,7 +187,7 @@ func (g *Group) awaitStopped(ctx context.Context, op string, s Server, vol, befo
 			return "", false, err
 		}
 		fell = fell || slices.Contains(falling, word)
-		up := steady(s.Kind, word) && word != goal
+		up := word != goal && (steady(s.Kind, word) || goalOfStop(s.Kind, word, client.StopForce) != "")
 		if up && (fell || time.Since(began) > g.stopLimit || g.stopIsOver(ctx, s, vol, began)) {
 			return "", false, refusal(op, s, vol, walberr.Unavailable, "the stop was given up, state "+word, "state "+goal,
 				"something ran longer than a minute there, or the volume was in state "+before+" no more; call again, or with force")

@@ -350,14 +350,11 @@ func (d *Userspace) fail(what string, err error) {
 	}
 	d.err = d.ioError(what, err)
 	d.log.Error("device is read-only", "op", what, "error", err)
-	d.failQueue(d.err)
-	finish(d.waiters, d.err)
-	d.waiters = nil
 	d.notify()
 	d.wakeAll()
 }
 
-// failQueue answers every queued request with err. mu is held.
+// failQueue answers every request that waits for room with err. mu is held.
 func (d *Userspace) failQueue(err error) {
 	finish(d.queue, err)
 	d.queue = nil

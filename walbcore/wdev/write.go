@@ -218,6 +218,8 @@ func (d *Userspace) nextForLog() (ops []*op, call func(), wait time.Duration) {
 	}
 	if d.err != nil {
 		d.failQueue(d.err)
+		finish(d.waiters, d.err)
+		d.waiters = nil
 		if d.closing {
 			d.logEnded = true
 			return nil, nil, -1

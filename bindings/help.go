@@ -230,8 +230,8 @@ func namedCall(line string) string {
 	if quote != 0 || len(open) == 0 || line[open[len(open)-1]] != '{' {
 		return ""
 	}
-	call := line[:open[len(open)-1]]
-	if len(open) > 1 && line[open[len(open)-2]] == '(' {
+	call := strings.TrimRight(line[:open[len(open)-1]], " ")
+	if direct := call != "" && isNameByte(call[len(call)-1]); !direct && len(open) > 1 && line[open[len(open)-2]] == '(' {
 		call = line[:open[len(open)-2]]
 	}
 	start := len(call)

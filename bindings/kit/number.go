@@ -228,18 +228,22 @@ func numberMetatable(L *lua.LState) *lua.LTable {
 	mt := L.NewTable()
 	for event, op := range map[string]operation{
 		"__add": add, "__sub": sub, "__mul": mul, "__div": exactDiv, "__mod": floorMod, "__pow": power,
-		"__unm": func(a, _ *big.Int) (*big.Int, error) { return new(big.Int).Neg(a), nil },
 	} {
 		mt.RawSetString(event, L.NewFunction(arithmetic("u64", op)))
 	}
+	negate := arithmetic("u64", func(a, _ *big.Int) (*big.Int, error) { return new(big.Int).Neg(a), nil })
+	mt.RawSetString("__unm", L.NewFunction(func(L *lua.LState) int {
+		L.Push(lua.LNumber(0)) // there is no second operand
+		return negate(L)
+	}))
 	mt.RawSetString("__lt", L.NewFunction(comparison("u64", less)))
 	mt.RawSetString("__le", L.NewFunction(comparison("u64", lessEqual)))
 	mt.RawSetString("__tostring", L.NewFunction(func(L *lua.LState) int {
-		L.Push(lua.LString(numberText(L.Get(1))))
+		L.Push(lua.LString(NumberText(L.Get(1))))
 		return 1
 	}))
 	mt.RawSetString("__concat", L.NewFunction(func(L *lua.LState) int {
-		L.Push(lua.LString(numberText(L.Get(1)) + numberText(L.Get(2))))
+		L.Push(lua.LString(NumberText(L.Get(1)) + NumberText(L.Get(2))))
 		return 1
 	}))
 	mt.RawSetString("__name", lua.LString("u64"))
@@ -247,8 +251,9 @@ func numberMetatable(L *lua.LState) *lua.LTable {
 	return mt
 }
 
-// numberText is the text of one side of a concatenation with a u64.
-func numberText(v lua.LValue) string {
+// NumberText prints a number that may be a 64-bit one, without loss; other
+// values as their plain text without metamethods.
+func NumberText(v lua.LValue) string {
 	if ud, ok := v.(*lua.LUserData); ok {
 		if n, ok := ud.Value.(u64); ok {
 			return strconv.FormatUint(uint64(n), 10)

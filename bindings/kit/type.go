@@ -87,7 +87,7 @@ func describe(v lua.LValue) string {
 		text := ""
 		switch value := v.Value.(type) {
 		case u64:
-			return "the number " + numberText(v)
+			return "the number " + NumberText(v)
 		case fmt.Stringer:
 			text = value.String()
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -77,6 +78,7 @@ func installProbes(v *vm.VM, lines LineReader) {
 				if _, err := os.Stat(when); err == nil {
 					break
 				}
+				runtime.Gosched()
 			}
 			lines.Notice(text)
 		})

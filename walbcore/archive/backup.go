@@ -2,7 +2,7 @@ package archive
 
 import (
 	"context"
-	"errors"
+	"slices"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/fsm"
@@ -10,27 +10,8 @@ import (
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/server"
 	"walbsh/walbcore/transfer"
-	"walbsh/walbcore/walberr"
 	"walbsh/walbcore/wire"
 )
-
-// serveFullBackup takes in a full backup from a storage.
-func (s *Server) serveFullBackup(ctx context.Context, r *server.Request) error {
-	b := &fullBackup{s: s}
-	defer b.end()
-	err := transfer.ServeFullBackup(ctx, r.Conn, r.Reply, b, transfer.Options{
-		SyncInterval: s.cfg.SyncInterval,
-		Progress: func(p transfer.Progress) {
-			if b.v != nil {
-				b.v.progress.Store(uint64(block.FromBytes(int64(p.Done))))
-			}
-		},
-	})
-	if b.v != nil {
-		s.logEnd("dirty-full-sync", b.v, err)
-	}
-	return err
-}
 
 // scope is what a transfer into a volume holds from its acceptance to its end.
 type scope struct {
@@ -39,16 +20,17 @@ type scope struct {
 	cleanup []func()
 }
 
-// end undoes what is not committed. It may be called when nothing began.
+// hold makes end call f, in reverse order.
+func (sc *scope) hold(f func()) { sc.cleanup = append(sc.cleanup, f) }
+
+// end rolls back what is not committed and lets everything go. It may be
+// called when nothing began, and again.
 func (sc *scope) end() {
 	if sc.tx != nil {
 		sc.tx.Rollback()
 	}
-	if sc.v != nil {
-		sc.v.progress.Store(0)
-	}
-	for i := len(sc.cleanup) - 1; i >= 0; i-- {
-		sc.cleanup[i]()
+	for _, f := range slices.Backward(sc.cleanup) {
+		f()
 	}
 	sc.cleanup = nil
 }
@@ -56,12 +38,34 @@ func (sc *scope) end() {
 // bindStop makes a force stop of the volume end the connection.
 func (sc *scope) bindStop(ctx context.Context, c *wire.Conn) {
 	ctx, release := sc.v.breakable(ctx)
-	sc.cleanup = append(sc.cleanup, release, c.Bind(ctx))
+	sc.hold(release)
+	sc.hold(c.Bind(ctx))
+}
+
+// showProgress shows the progress of a block stream.
+func (sc *scope) showProgress(p transfer.Progress) {
+	if sc.v != nil && p.Phase == transfer.PhaseFull {
+		sc.v.progress.Store(uint64(block.FromBytes(int64(p.Done))))
+	}
+}
+
+// serveFullBackup takes in a full backup from a storage.
+func (s *Server) serveFullBackup(ctx context.Context, r *server.Request) error {
+	b := &fullBackup{s: s, conn: r.Conn}
+	defer b.end()
+	err := transfer.ServeFullBackup(ctx, r.Conn, r.Reply, b, transfer.Options{
+		SyncInterval: s.cfg.SyncInterval, Progress: b.showProgress,
+	})
+	if b.v != nil {
+		s.logEnd("dirty-full-sync", b.v, err)
+	}
+	return err
 }
 
 // fullBackup is the transfer's BackupServer.
 type fullBackup struct {
-	s *Server
+	s    *Server
+	conn *wire.Conn
 	scope
 	req  wire.FullSyncRequest
 	uuid meta.UUID
@@ -69,13 +73,10 @@ type fullBackup struct {
 
 // Accept judges the request and begins the move, which shuts everybody else
 // out until the end.
-func (b *fullBackup) Accept(_ context.Context, req *wire.FullSyncRequest) error {
+func (b *fullBackup) Accept(ctx context.Context, req *wire.FullSyncRequest) error {
 	const name = "backupServer"
 	b.req = *req
-	if req.HostType != wire.HostStorage {
-		return server.Refusef(walberr.Usage, "%s:invalid hostType:%s", name, req.HostType)
-	}
-	v, err := b.s.volume(req.Volume, false)
+	v, err := b.s.peerVolume(name, req.Volume)
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (b *fullBackup) Accept(_ context.Context, req *wire.FullSyncRequest) error 
 	if err != nil {
 		return err
 	}
-	b.cleanup = append(b.cleanup, release)
+	b.hold(release)
 	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
 		return err
 	}
@@ -98,49 +99,30 @@ func (b *fullBackup) Accept(_ context.Context, req *wire.FullSyncRequest) error 
 		return err
 	}
 	b.v = v
+	b.hold(func() { v.progress.Store(0) })
+	b.bindStop(ctx, b.conn)
 	return nil
 }
 
 // Begin prepares the image.
 func (b *fullBackup) Begin(_ context.Context, uuid meta.UUID) (transfer.BackupSink, error) {
 	b.uuid = uuid
-	img, err := b.s.emptyImage(b.v, b.req.Size)
+	if err := b.v.disclaim(); err != nil {
+		return nil, err
+	}
+	if err := b.v.removeData(); err != nil {
+		return nil, err
+	}
+	img, err := b.v.images.Create(b.v.name, b.req.Size)
 	if err != nil {
 		return nil, err
 	}
 	return &backupSink{imageSink: imageSink{img}, b: b}, nil
 }
 
-// emptyImage gives a base image of the size that reads as zeros, and removes
-// what an earlier life of the volume left. Nothing else runs on the volume.
-func (s *Server) emptyImage(v *volume, size block.LB) (image.Image, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if err := v.diffs.RemoveAll(); err != nil {
-		return nil, err
-	}
-	if err := v.removeFullRepl(); err != nil {
-		return nil, err
-	}
-	have, err := v.images.Size(v.name)
-	switch {
-	case walberr.Is(err, walberr.NotFound):
-		return v.images.Create(v.name, size)
-	case err != nil:
-		return nil, err
-	case have == size:
-		img, err := v.images.Open(v.name)
-		if err != nil {
-			return nil, err
-		}
-		return img, img.Clear()
-	}
-	// An image of another size holds nothing that anybody was promised.
-	if err := v.images.Delete(v.name); err != nil {
-		return nil, err
-	}
-	return v.images.Create(v.name, size)
-}
+// disclaim makes sure that the volume promises nothing before its image is
+// touched: the last writing of the file may have failed when it was there.
+func (v *volume) disclaim() error { return v.saveState(fsm.ArchiveSyncReady) }
 
 // imageSink is an image that a block stream is written to. It is known to read
 // as zeros wherever the stream will come.
@@ -159,24 +141,25 @@ type backupSink struct {
 
 // Commit makes the volume Archived.
 func (k *backupSink) Commit(_ context.Context, snap meta.Snap) error {
-	v := k.b.v
+	b := k.b
 	archiveUUID, err := newUUID()
 	if err != nil {
 		return err
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	err = errors.Join(
-		v.saveBase(meta.NewState(snap, k.b.req.Timestamp)),
-		v.saveArchiveUUID(archiveUUID),
-		v.saveUUID(k.b.uuid))
-	if err != nil {
+	if err := b.v.saveBase(meta.NewState(snap, b.req.Timestamp)); err != nil {
 		return err
 	}
-	if err := v.saveState(fsm.ArchiveArchived); err != nil {
+	if err := b.v.saveArchiveUUID(archiveUUID); err != nil {
 		return err
 	}
-	v.lastSync = k.b.s.now()
-	k.b.tx.Commit()
+	if err := b.v.saveUUID(b.uuid); err != nil {
+		return err
+	}
+	if err := b.v.saveState(fsm.ArchiveArchived); err != nil {
+		return err
+	}
+	b.v.learn(func(f *facts) { f.lastSync = b.s.now() })
+	b.tx.Commit()
+	b.end()
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"walbsh/walbcore/fsm"
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/server"
-	"walbsh/walbcore/vfs"
 	"walbsh/walbcore/walberr"
 	"walbsh/walbcore/wire"
 )
@@ -58,95 +57,85 @@ func (s *Server) initVol(_ context.Context, _ *server.Request, words []string) e
 // clearVol forgets a volume and all its images and diffs: word volume.
 func (s *Server) clearVol(_ context.Context, _ *server.Request, words []string) error {
 	const name = "c2aClearVolServer"
-	v, tx, err := s.beginRemoval(name, words, fsm.ArchiveClearVol, fsm.ArchiveClear)
+	if err := server.ExactWords(name, words, 1); err != nil {
+		return err
+	}
+	v, err := s.volume(words[0], false)
+	if err != nil {
+		return err
+	}
+	// What a stopped volume has promised is taken back first.
+	if v.sm.State() == fsm.ArchiveStopped {
+		if err := v.reset(name); err != nil {
+			return err
+		}
+	}
+	tx, err := v.beginRemoval(name, fsm.ArchiveClearVol, fsm.ArchiveClear)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	// The state goes first: what is left without it is removed at the next start.
-	if err := s.cfg.FS.Remove(v.file(fileState)); err != nil {
+	if err := v.removeData(); err != nil {
 		return err
 	}
-	if err := s.cfg.FS.SyncDir(v.dir); err != nil {
-		return err
+	gone, err := v.removeDir()
+	if gone {
+		v.mu.Lock()
+		v.kept, v.began, v.repls = facts{}, nil, nil
+		v.mu.Unlock()
+		tx.Commit()
 	}
-	if err := v.removeImages(); err != nil {
-		return err
-	}
-	if err := vfs.RemoveAll(s.cfg.FS, v.dir); err != nil {
-		return err
-	}
-	v.diffs, v.fullRepl, v.repls, v.began = nil, nil, nil, nil
-	v.base, v.uuid, v.archiveUUID = meta.State{}, meta.UUID{}, meta.UUID{}
-	v.lastSync, v.lastWdiff = 0, 0
-	tx.Commit()
-	return nil
+	return err
 }
 
 // resetVol throws images and diffs away and makes the volume empty: word
 // volume.
 func (s *Server) resetVol(_ context.Context, _ *server.Request, words []string) error {
 	const name = "c2aResetVolServer"
-	v, tx, err := s.beginRemoval(name, words, fsm.ArchiveResetVol, fsm.ArchiveSyncReady)
+	if err := server.ExactWords(name, words, 1); err != nil {
+		return err
+	}
+	v, err := s.volume(words[0], false)
+	if err != nil {
+		return err
+	}
+	return v.reset(name)
+}
+
+// reset makes the volume empty. Once it is said to be so on the disk, it is so:
+// what could not be removed is removed by whatever fills the volume next, or
+// by another reset.
+func (v *volume) reset(name string) error {
+	tx, err := v.beginRemoval(name, fsm.ArchiveResetVol, fsm.ArchiveSyncReady)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	// SyncReady promises no image and no diffs, so it may be said first; what
-	// a crash then leaves is removed by whatever fills the volume next.
 	if err := v.saveState(fsm.ArchiveSyncReady); err != nil {
 		return err
 	}
-	if err := v.removeImages(); err != nil {
+	defer tx.Commit()
+	if err := v.removeData(); err != nil {
 		return err
 	}
-	if err := v.diffs.RemoveAll(); err != nil {
-		return err
-	}
-	if err := v.removeFullRepl(); err != nil {
-		return err
-	}
-	if err := v.saveFresh(); err != nil {
-		return err
-	}
-	tx.Commit()
-	return nil
+	return v.saveFresh()
 }
 
-// beginRemoval makes the checks of clear-vol and reset-vol, and the move.
-func (s *Server) beginRemoval(name string, words []string, via, to fsm.ArchiveState) (*volume, *fsm.Tx[fsm.ArchiveState], error) {
-	if err := server.ExactWords(name, words, 1); err != nil {
-		return nil, nil, err
+// beginRemoval makes the move of clear-vol or reset-vol, which no action may
+// run beside. Whatever the state is, a refusal speaks of a move from it.
+func (v *volume) beginRemoval(name string, via, to fsm.ArchiveState) (*fsm.Tx[fsm.ArchiveState], error) {
+	if err := v.sm.VerifyNoAction(name); err != nil {
+		return nil, err
 	}
-	v, err := s.volume(words[0], false)
+	tx, err := v.sm.Begin(name, v.sm.State(), via, to)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := v.sm.VerifyNoAction(name); err != nil {
-		return nil, nil, err
+		tx.Rollback()
+		return nil, err
 	}
-	// Whatever the state is, the refusal speaks of a move from it.
-	from := v.sm.State()
-	tx, err := v.sm.Begin(name, from, via, to)
-	return v, tx, err
-}
-
-// removeImages removes base and restored images.
-func (v *volume) removeImages() error {
-	gids, err := v.images.Restored(v.name)
-	if err != nil {
-		return err
-	}
-	for _, gid := range gids {
-		if err := v.images.DeleteRestored(v.name, gid); err != nil {
-			return err
-		}
-	}
-	return v.images.Delete(v.name)
+	return tx, nil
 }
 
 // start lets a stopped volume take diffs again: word volume.
@@ -167,7 +156,7 @@ func (s *Server) start(_ context.Context, _ *server.Request, words []string) err
 		return err
 	}
 	defer tx.Rollback()
-	if err := v.storeState(fsm.ArchiveArchived); err != nil {
+	if err := v.saveState(fsm.ArchiveArchived); err != nil {
 		return err
 	}
 	tx.Commit()
@@ -175,7 +164,7 @@ func (s *Server) start(_ context.Context, _ *server.Request, words []string) err
 }
 
 // stop makes a volume take nothing any more: words volume and mode. It answers
-// before it is done.
+// before it is done. A force stop breaks nothing off before that.
 func (s *Server) stop(ctx context.Context, r *server.Request, words []string) error {
 	const name = "c2aStopServer"
 	if err := server.RequireWords(words, 1); err != nil {
@@ -189,11 +178,7 @@ func (s *Server) stop(ctx context.Context, r *server.Request, words []string) er
 	if err != nil {
 		return err
 	}
-	kind := fsm.Stopping
-	if mode == server.StopForce {
-		kind = fsm.ForceStopping
-	}
-	stopping, ok := v.sm.BeginStop(kind)
+	stopping, ok := v.sm.BeginStop(fsm.Stopping)
 	if !ok {
 		return server.Refusef(walberr.Conflict, "%s:already under stopping:%s", name, v.name)
 	}
@@ -201,23 +186,43 @@ func (s *Server) stop(ctx context.Context, r *server.Request, words []string) er
 	if err := r.Accept(); err != nil {
 		return err
 	}
-	changed := func() <-chan struct{} { _, c := v.sm.Watch(); return c }
-	if err := s.core.AwaitFact(ctx, name, changed, func() bool { return v.sm.View().Idle() }); err != nil {
-		return err
+	if mode == server.StopForce {
+		stopping.Become(fsm.ForceStopping)
 	}
-	if err := v.sm.VerifyState(name, fsm.ArchiveArchived); err != nil {
-		return err
-	}
-	tx, err := v.sm.Begin(name, fsm.ArchiveArchived, fsm.ArchiveStop, fsm.ArchiveStopped)
+	tx, err := s.awaitStop(ctx, name, v)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	if err := v.storeState(fsm.ArchiveStopped); err != nil {
+	if err := v.saveState(fsm.ArchiveStopped); err != nil {
 		return err
 	}
 	tx.Commit()
 	return nil
+}
+
+// awaitStop waits until nothing runs on the volume, and makes the move to
+// Stopped in the same moment.
+func (s *Server) awaitStop(ctx context.Context, name string, v *volume) (tx *fsm.Tx[fsm.ArchiveState], err error) {
+	changed := func() <-chan struct{} { _, c := v.sm.Watch(); return c }
+	var refusal error
+	err = s.core.AwaitFact(ctx, name, changed, func() bool {
+		view := v.sm.View()
+		if !view.Idle() {
+			return false
+		}
+		if view.State != fsm.ArchiveArchived {
+			refusal = v.sm.VerifyState(name, fsm.ArchiveArchived)
+			return refusal != nil
+		}
+		var busy error // something began in between
+		tx, busy = v.sm.Begin(name, fsm.ArchiveArchived, fsm.ArchiveStop, fsm.ArchiveStopped)
+		return busy == nil
+	})
+	if err == nil {
+		err = refusal
+	}
+	return tx, err
 }
 
 // delRestored removes a restored image: words volume and gid.
@@ -227,10 +232,7 @@ func (s *Server) delRestored(_ context.Context, _ *server.Request, words []strin
 	if err != nil {
 		return err
 	}
-	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
-		return err
-	}
-	if err := v.sm.VerifyState(name, append(fsm.ArchiveActive(), fsm.ArchiveStopped)...); err != nil {
+	if err := v.admits(name, append(fsm.ArchiveActive(), fsm.ArchiveStopped)...); err != nil {
 		return err
 	}
 	if err := v.sm.VerifyNone(name, fsm.Restore, fsm.Resize); err != nil {

@@ -14,8 +14,16 @@
 //	tmpXXXXXX        being written; garbage after a crash
 //
 // A volume without a directory is in state Clear. `state` is written last when
-// a volume is made and removed first when it is cleared, so a directory without
-// it is what an interruption left, and is removed at the next start.
+// a volume is made. When one is cleared it first becomes SyncReady, then its
+// data goes, then `state`, then the rest. So a directory without `state` that
+// holds nothing but other small files is what an interruption left, and is
+// removed at the next start or init-vol. Any other directory without `state` is
+// not ours: the server does not start. Directories whose names no volume can
+// have are left alone.
+//
+// SyncReady promises nothing: whatever a volume holds then is removed before
+// it is filled, except the part of the base image that full_repl_state vouches
+// for, when the same image is sent again.
 //
 // # Rules
 //
@@ -25,13 +33,16 @@
 //     there is no copy that could go stale.
 //   - Discarded blocks of a restored image are as the option Discard says.
 //
-// # Locks
+// # What may run beside what
 //
-// volume.mu guards the copies of the small files in memory; it is never held
-// while a peer is waited for. The diffs and the state machine have locks of
-// their own. What may run beside what is decided by states, transactions and
-// actions (package fsm). A force stop ends the context of everything that runs
-// on the volume.
+// Decided by states, transactions, actions and the stop (package fsm), never by
+// a lock held for long: volume.mu guards what is known in memory, and is held
+// over neither disk nor network. A transaction is open whenever a small file is
+// written, and as long as somebody sends into the volume, save between two
+// rounds of a replication. Whoever begins an action counts it first and looks at
+// state and stop then; whoever stops or resets a volume looks at the actions
+// last. A force stop ends the context of everything that runs on the volume,
+// and with it the connections.
 //
 // What may come in: image.Store for images, other archives only over TCP.
 package archive

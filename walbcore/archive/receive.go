@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"walbsh/walbcore/block"
@@ -40,7 +39,7 @@ func (w *wdiffTransfer) Judge(ctx context.Context, req *wire.WdiffRequest) (stri
 	if req.HostType != wire.HostProxy && req.HostType != wire.HostArchive {
 		return "", server.Refusef(walberr.Usage, "%s:bad hostType:%s", name, req.HostType)
 	}
-	v, err := w.s.volume(req.Volume, false)
+	v, err := w.s.peerVolume(name, req.Volume)
 	if err != nil {
 		return "", err
 	}
@@ -48,7 +47,7 @@ func (w *wdiffTransfer) Judge(ctx context.Context, req *wire.WdiffRequest) (stri
 	if err != nil {
 		return "", err
 	}
-	w.cleanup = append(w.cleanup, release)
+	w.hold(release)
 	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
 		return "", err
 	}
@@ -70,7 +69,7 @@ func (w *wdiffTransfer) Judge(ctx context.Context, req *wire.WdiffRequest) (stri
 	w.v = v
 	word, err := w.judgeDiff(name)
 	if err != nil || word != wire.Accept {
-		w.tx.Rollback()
+		w.end()
 		return word, err
 	}
 	w.bindStop(ctx, w.conn)
@@ -79,19 +78,17 @@ func (w *wdiffTransfer) Judge(ctx context.Context, req *wire.WdiffRequest) (stri
 
 // judgeDiff compares the request with what the volume has.
 func (w *wdiffTransfer) judgeDiff(name string) (string, error) {
-	v := w.v
-	v.mu.Lock()
-	uuid, latest := v.uuid, v.latestLocked()
-	v.mu.Unlock()
-	if w.req.HostType == wire.HostProxy && w.req.UUID != uuid {
+	f := w.v.facts()
+	if w.req.HostType == wire.HostProxy && w.req.UUID != f.uuid {
 		return wire.DifferentUUID, nil
 	}
-	if smaller, err := w.s.isSmaller(v, w.req.Size); err != nil {
+	if size, err := w.s.fit(w.v, w.req.Size); err != nil {
 		return "", err
-	} else if smaller {
+	} else if size < w.req.Size {
 		return wire.SmallerLvSize, nil
 	}
-	switch rel := latest.B.Relation(w.req.Diff); rel {
+	latest := f.latest().B
+	switch rel := latest.Relation(w.req.Diff); rel {
 	case meta.Applicable:
 		return wire.Accept, nil
 	case meta.TooOld:
@@ -99,62 +96,70 @@ func (w *wdiffTransfer) judgeDiff(name string) (string, error) {
 	case meta.TooNew:
 		return wire.TooNewDiff, nil
 	default:
-		return "", server.Refusef(walberr.BadState, "%s:bad meta diff relation:%d:%s:%s", name, int(rel), latest.B, w.req.Diff)
+		return "", server.Refusef(walberr.BadState, "%s:bad meta diff relation:%d:%s:%s", name, int(rel), latest, w.req.Diff)
 	}
 }
 
-// isSmaller reports whether the base image is smaller than what comes; the
-// option AutoResize makes it large enough first.
-func (s *Server) isSmaller(v *volume, size block.LB) (bool, error) {
+// fit gives the size of the base image. Where it is smaller than what comes,
+// the option AutoResize makes it large enough first.
+func (s *Server) fit(v *volume, size block.LB) (block.LB, error) {
 	have, err := v.images.Size(v.name)
-	if err != nil || have >= size {
-		return false, err
+	if err != nil || have >= size || !s.cfg.AutoResize {
+		return have, err
 	}
-	if !s.cfg.AutoResize {
-		return true, nil
-	}
-	return false, v.images.Grow(v.name, size)
+	return size, v.images.Grow(v.name, size)
 }
 
 // Create makes the file that the diff is written to.
 func (w *wdiffTransfer) Create(context.Context) (transfer.DiffSink, error) {
-	tmp, err := w.v.diffs.CreateTemp()
+	sink, err := w.s.createDiff(w.v, w.req.Diff, "wdiff-transfer")
 	if err != nil {
 		return nil, err
 	}
-	return &diffSink{TempFile: tmp, v: w.v, diff: w.req.Diff, committed: func() {
-		w.v.mu.Lock()
-		w.v.lastWdiff = w.s.now()
-		w.v.mu.Unlock()
-		w.s.cfg.Log.Info(fmt.Sprintf("wdiff-transfer succeeded:%s:%s", w.v.name, w.req.Diff))
-		w.tx.Commit()
-	}}, nil
+	return &wdiffSink{diffSink: sink, w: w}, nil
 }
 
-// diffSink takes one diff in. It is a DiffSink.
+// wdiffSink takes a proxy's diff in.
+type wdiffSink struct {
+	diffSink
+	w *wdiffTransfer
+}
+
+// Commit publishes the diff and frees the volume, so that the proxy finds it
+// free when it is told.
+func (k *wdiffSink) Commit(ctx context.Context) error {
+	if err := k.diffSink.Commit(ctx); err != nil {
+		return err
+	}
+	k.w.end()
+	return nil
+}
+
+// diffSink takes one diff in.
 type diffSink struct {
 	*vfs.TempFile
-	v         *volume
-	diff      meta.Diff
-	committed func()       // called once the diff is listed
-	closed    func() error // called at the end; may be nil
+	s    *Server
+	v    *volume
+	diff meta.Diff
+	what string // for the log
+}
+
+// createDiff makes the file that a diff is written to.
+func (s *Server) createDiff(v *volume, d meta.Diff, what string) (diffSink, error) {
+	tmp, err := v.facts().diffs.CreateTemp()
+	return diffSink{TempFile: tmp, s: s, v: v, diff: d, what: what}, err
 }
 
 // Commit publishes the diff. One of the same range that is listed already is
-// replaced: nothing depends on it, or the diff would not be applicable.
+// replaced: it is on no way to a snapshot, or this one would be too old.
 func (k *diffSink) Commit(context.Context) error {
-	if _, err := k.v.diffs.Replace(k.TempFile, k.diff); err != nil {
+	if _, err := k.v.facts().diffs.Replace(k.TempFile, k.diff); err != nil {
 		return err
 	}
-	k.committed()
+	k.v.learn(func(f *facts) { f.lastWdiff = k.s.now() })
+	k.s.cfg.Log.Info(fmt.Sprintf("%s succeeded:%s:%s", k.what, k.v.name, k.diff))
 	return nil
 }
 
 // Close removes what was not published.
-func (k *diffSink) Close() error {
-	err := k.Abort()
-	if k.closed != nil {
-		err = errors.Join(err, k.closed())
-	}
-	return err
-}
+func (k *diffSink) Close() error { return k.Abort() }

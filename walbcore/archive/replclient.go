@@ -1,14 +1,18 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/compress"
@@ -88,18 +92,18 @@ func setReplicateOption(p *transfer.ReplParams, i int, word string) error {
 		}
 		p.DiffCompress = opt
 	case 3:
-		size, err := block.ParseSize(word)
+		size, err := sizeWord(word)
 		if err != nil {
-			return server.Refusef(walberr.Usage, "Invalid suffix charactor.")
+			return err
 		}
 		if size == 0 {
 			return server.Refusef(walberr.Range, "HostInfoForRepl::verify:maxWdiffMergeSize must not be 0")
 		}
 		p.MaxMerge = uint64(size)
 	case 4:
-		size, err := block.ParseSize(word)
+		size, err := sizeWord(word)
 		if err != nil {
-			return server.Refusef(walberr.Usage, "Invalid suffix charactor.")
+			return err
 		}
 		p.Bulk = block.FromBytes(size)
 		if p.Bulk == 0 {
@@ -110,6 +114,18 @@ func setReplicateOption(p *transfer.ReplParams, i int, word string) error {
 		}
 	}
 	return nil
+}
+
+// sizeWord reads a size, and refuses in the original's words.
+func sizeWord(word string) (int64, error) {
+	if word == "" {
+		return 0, server.Refusef(walberr.Usage, "Invalid argument.")
+	}
+	size, err := block.ParseSize(word)
+	if err != nil {
+		return 0, server.Refusef(walberr.Usage, "Invalid suffix charactor.") //nolint:misspell // as the original spells it
+	}
+	return size, nil
 }
 
 // replicate copies a volume to another archive. It answers when the other one
@@ -132,13 +148,7 @@ func (s *Server) replicate(ctx context.Context, r *server.Request, words []strin
 	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
 		return err
 	}
-	if err := v.sm.VerifyNone(name, fsm.ArchiveConflicts(fsm.ReplSyncAsClient)...); err != nil {
-		return err
-	}
-	if err := v.sm.VerifyState(name, fsm.ArchiveActive()...); err != nil {
-		return err
-	}
-	end, err := v.startAction(name, fsm.ReplSyncAsClient, s.now())
+	end, err := v.startAction(name, fsm.ReplSyncAsClient, s.now(), fsm.ArchiveActive()...)
 	if err != nil {
 		return err
 	}
@@ -154,31 +164,29 @@ func (s *Server) runReplication(ctx context.Context, r *server.Request, v *volum
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // what matters was acknowledged, or failed, before
 	dest, err := wire.ClientHello(conn, s.cfg.NodeID, wire.ProtoReplSync)
 	if refusal, ok := errors.AsType[*wire.Refusal](err); ok {
 		return server.Refusef(walberr.BadState, "run1stNegotiateAsClient:%s", refusal.Text)
 	} else if err != nil {
 		return err
 	}
-	src := &replSource{s: s, v: v, r: r, run: newReplRun(dest, req, s.cfg.Now)}
-	v.mu.Lock()
-	req.params.ArchiveUUID = v.archiveUUID
-	v.mu.Unlock()
+	req.params.ArchiveUUID = v.facts().archiveUUID
+	src := &replSource{v: v, r: r, run: newReplRun(dest, req, s.cfg.Now)}
 	result, err := transfer.SendRepl(ctx, conn, req.params, src, transfer.Options{Progress: src.run.progress})
-	if refusal, ok := errors.AsType[*wire.Refusal](err); ok && !r.Replied() {
-		return server.Refusef(walberr.BadState, "runReplSync1stNegotiation:%s", refusal.Text)
+	if !r.Replied() {
+		if refusal, ok := errors.AsType[*wire.Refusal](err); ok {
+			return server.Refusef(walberr.BadState, "runReplSync1stNegotiation:%s", refusal.Text)
+		}
+		return err
 	}
-	if r.Replied() {
-		src.run.ended(result, err)
-		s.logEnd(fmt.Sprintf("replicate to %s (%s)", dest, req.addr), v, err)
-	}
+	src.run.ended(result, err)
+	s.logEnd(fmt.Sprintf("replicate to %s (%s)", src.run.dest, req.addr), v, err)
 	return err
 }
 
 // replSource is the transfer's ReplSource.
 type replSource struct {
-	s   *Server
 	v   *volume
 	r   *server.Request
 	run *replRun
@@ -186,32 +194,15 @@ type replSource struct {
 
 // Accepted lets the controller go: the rest happens without it.
 func (a *replSource) Accepted(context.Context) error {
-	a.v.mu.Lock()
-	if a.v.repls == nil {
-		a.v.repls = map[string]*replRun{}
-	}
-	a.v.repls[a.run.status.Addr] = a.run
-	a.v.mu.Unlock()
-	err := a.r.Accept()
-	if err != nil {
-		a.run.ended(transfer.ReplResult{}, err)
-	}
-	return err
+	a.v.remember(a.run)
+	return a.r.Accept()
 }
 
 // Base is what the base image is at.
-func (a *replSource) Base(context.Context) (meta.State, error) {
-	a.v.mu.Lock()
-	defer a.v.mu.Unlock()
-	return a.v.base, nil
-}
+func (a *replSource) Base(context.Context) (meta.State, error) { return a.v.facts().base, nil }
 
 // UUID is the life of the log.
-func (a *replSource) UUID(context.Context) (meta.UUID, error) {
-	a.v.mu.Lock()
-	defer a.v.mu.Unlock()
-	return a.v.uuid, nil
-}
+func (a *replSource) UUID(context.Context) (meta.UUID, error) { return a.v.facts().uuid, nil }
 
 // Size is that of the base image.
 func (a *replSource) Size(context.Context) (block.LB, error) { return a.v.images.Size(a.v.name) }
@@ -222,20 +213,32 @@ func (a *replSource) Image(context.Context) (transfer.SourceImage, error) {
 }
 
 // Diffs is the volume's diffs.
-func (a *replSource) Diffs() *diffstore.Store { return a.v.diffs }
+func (a *replSource) Diffs() *diffstore.Store { return a.v.facts().diffs }
+
+// maxRuns is how many destinations of a volume's replications are remembered.
+const maxRuns = 64
 
 // replRun is the running or the last replication to one destination.
 type replRun struct {
-	now func() time.Time
+	dest string // id of the destination, in one printable word
+	now  func() time.Time
 
 	mu     sync.Mutex
 	status wire.ReplStatus
 	fullLB uint64 // blocks of the full part, once it is over
 	phase  transfer.Phase
-	latest meta.State // of the destination; valid iff it ended well
+	heard  meta.State // where the destination was when it was heard of last, also in runs before
+	known  bool       // heard is valid
 }
 
 func newReplRun(dest string, req replicateRequest, now func() time.Time) *replRun {
+	// The id is the peer's own invention, and becomes part of lines.
+	dest = strings.Map(func(c rune) rune {
+		if c <= ' ' || c == utf8.RuneError || !unicode.IsPrint(c) {
+			return '_'
+		}
+		return c
+	}, dest)
 	st := wire.ReplStatus{
 		Dest: dest, Addr: req.addr.String(), State: wire.ReplRunning, Gid: meta.MaxGid,
 		Started: now().UnixMilli(),
@@ -243,7 +246,7 @@ func newReplRun(dest string, req replicateRequest, now func() time.Time) *replRu
 	if req.params.ByGid {
 		st.Gid = req.params.Gid
 	}
-	return &replRun{now: now, status: st}
+	return &replRun{dest: dest, now: now, status: st}
 }
 
 // progress is told how far the transfer is.
@@ -268,10 +271,13 @@ func (r *replRun) ended(result transfer.ReplResult, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status.Ended = r.now().UnixMilli()
-	r.status.BytesSent = max(result.Sent, r.status.BytesSent)
+	r.status.BytesSent = result.Sent
 	r.status.Rounds = uint64(result.Rounds)
 	if result.Full {
 		r.status.Rounds++
+	}
+	if result.Latest != (meta.State{}) {
+		r.heard, r.known = result.Latest, true
 	}
 	if err != nil {
 		r.status.State, r.status.Error = wire.ReplFailed, err.Error()
@@ -279,7 +285,6 @@ func (r *replRun) ended(result transfer.ReplResult, err error) {
 	}
 	r.status.State = wire.ReplDone
 	r.status.LBDone = r.status.LBTotal
-	r.latest = result.Latest
 }
 
 // view copies the status.
@@ -289,38 +294,35 @@ func (r *replRun) view() wire.ReplStatus {
 	return r.status
 }
 
-// replStatuses lists the volume's replications by destination.
-func (v *volume) replStatuses() []wire.ReplStatus {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var list []wire.ReplStatus
-	for _, r := range v.repls {
-		list = append(list, r.view())
-	}
-	slices.SortFunc(list, func(a, b wire.ReplStatus) int {
-		return strings.Compare(a.Dest+"\t"+a.Addr, b.Dest+"\t"+b.Addr)
-	})
-	return list
+// lastHeard is where the destination was when it was heard of last, if it was.
+func (r *replRun) lastHeard() (meta.State, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.heard, r.known
 }
 
-// replResult is where a replication that ended well left its destination.
-type replResult struct {
-	dest   string
-	latest meta.State
-}
-
-// replResults lists the outcomes of the volume's replications by destination.
-func (v *volume) replResults() []replResult {
+// remember puts a run that begins in the place of the last one to the same
+// destination. All others have ended, as the action excludes itself.
+func (v *volume) remember(run *replRun) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var list []replResult
-	for _, r := range v.repls {
-		r.mu.Lock()
-		if r.status.State == wire.ReplDone {
-			list = append(list, replResult{r.status.Dest, r.latest})
-		}
-		r.mu.Unlock()
+	if v.repls == nil {
+		v.repls = map[string]*replRun{}
 	}
-	slices.SortFunc(list, func(a, b replResult) int { return strings.Compare(a.dest, b.dest) })
-	return list
+	if last := v.repls[run.dest]; last != nil {
+		run.heard, run.known = last.lastHeard()
+	} else if len(v.repls) >= maxRuns {
+		oldest := slices.MinFunc(slices.Collect(maps.Values(v.repls)), func(a, b *replRun) int {
+			return cmp.Compare(a.view().Started, b.view().Started)
+		})
+		delete(v.repls, oldest.dest)
+	}
+	v.repls[run.dest] = run
+}
+
+// replRuns lists the volume's replications by destination.
+func (v *volume) replRuns() []*replRun {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.SortedFunc(maps.Values(v.repls), func(a, b *replRun) int { return strings.Compare(a.dest, b.dest) })
 }

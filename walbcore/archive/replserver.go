@@ -3,7 +3,7 @@ package archive
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"time"
 
 	"walbsh/walbcore/block"
@@ -25,12 +25,7 @@ func (s *Server) serveRepl(ctx context.Context, r *server.Request) error {
 	d := &replDest{s: s, conn: r.Conn}
 	defer d.end()
 	err := transfer.ServeRepl(ctx, r.Conn, r.Reply, d, transfer.Options{
-		SyncInterval: s.cfg.SyncInterval,
-		Progress: func(p transfer.Progress) {
-			if d.v != nil && p.Phase == transfer.PhaseFull {
-				d.v.progress.Store(uint64(block.FromBytes(int64(p.Done))))
-			}
-		},
+		SyncInterval: s.cfg.SyncInterval, Progress: d.showProgress,
 	})
 	if d.v != nil {
 		s.logEnd("repl-sync", d.v, err)
@@ -38,23 +33,26 @@ func (s *Server) serveRepl(ctx context.Context, r *server.Request) error {
 	return err
 }
 
-// replDest is the transfer's ReplServer. The volume's lock is not held between
-// its methods: what may not happen meanwhile is kept out by the moves that
-// BeginFull and Diff make.
+// replDest is the transfer's ReplServer. Where the original keeps the volume's
+// lock while the source speaks, a transaction is open here: FullSync from the
+// acceptance of an empty volume to the end of the full replication, and
+// ReplSyncAsServer from the moment the source is told where we stand to the end
+// of its round. Between the rounds diffs may come from proxies.
 type replDest struct {
 	s    *Server
 	conn *wire.Conn
 	scope
 	offer wire.ReplOffer
 	full  wire.ReplFullRequest
+	start block.LB  // where the full replication begins
+	at    meta.Snap // where we stand, as the source was told
 	diff  wire.ReplDiffRequest
-	start block.LB
 }
 
 // Accept judges the volume.
 func (d *replDest) Accept(ctx context.Context, name string) error {
 	const handler = "a2aReplSyncServer"
-	v, err := d.s.volume(name, false)
+	v, err := d.s.peerVolume(handler, name)
 	if err != nil {
 		return err
 	}
@@ -62,99 +60,93 @@ func (d *replDest) Accept(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	d.cleanup = append(d.cleanup, release)
+	d.hold(release)
 	if err := v.sm.VerifyStop(handler, v.name, fsm.NotStopping); err != nil {
 		return err
 	}
-	if err := v.sm.VerifyNoAction(handler); err != nil {
+	// A volume that is receiving a diff is one that is Archived.
+	endAction, err := v.startAction(handler, receiving, d.s.now(), fsm.ArchiveSyncReady, fsm.ArchiveArchived, fsm.ArchiveWdiffRecv)
+	if err != nil {
 		return err
 	}
-	awaitMoment(ctx, v)
-	if err := v.sm.VerifyState(handler, fsm.ArchiveSyncReady, fsm.ArchiveArchived); err != nil {
-		return err
+	d.hold(endAction)
+	d.tx, err = v.sm.Begin(handler, fsm.ArchiveSyncReady, fsm.ArchiveFullSync, fsm.ArchiveArchived)
+	if err != nil {
+		// Not empty. That it is Archived does not change while the action runs.
+		if err := v.sm.VerifyState(handler, fsm.ArchiveArchived, fsm.ArchiveWdiffRecv); err != nil {
+			return err
+		}
 	}
 	d.v = v
+	d.hold(func() { v.progress.Store(0) })
 	d.bindStop(ctx, d.conn)
 	return nil
-}
-
-// awaitMoment waits a little for a volume that is only for a moment in another
-// state than Archived.
-func awaitMoment(ctx context.Context, v *volume) {
-	ctx, cancel := context.WithTimeout(ctx, momentLimit)
-	defer cancel()
-	_ = v.sm.Wait(ctx, func(view fsm.View[fsm.ArchiveState]) bool {
-		return view.State != fsm.ArchiveWdiffRecv && view.State != fsm.ArchiveReplSyncAsServer
-	})
 }
 
 // Offer decides what has to be done.
 func (d *replDest) Offer(_ context.Context, offer wire.ReplOffer) (uint32, error) {
 	d.offer = offer
-	if d.v.sm.State() == fsm.ArchiveSyncReady {
-		return wire.ReplFull, nil
-	}
-	d.v.mu.Lock()
-	same := d.v.archiveUUID == offer.ArchiveUUID
-	d.v.mu.Unlock()
 	switch {
-	case same && !offer.Resync:
-		return wire.ReplNone, nil
+	case d.tx != nil: // the volume is empty
+		return wire.ReplFull, nil
 	case offer.Resync:
 		return 0, transfer.ErrResyncNotAvailable
+	case offer.ArchiveUUID != d.v.facts().archiveUUID:
+		return 0, transfer.ErrResyncNotAllowed
 	}
-	return 0, transfer.ErrResyncNotAllowed
+	return wire.ReplNone, nil
 }
 
-// Full judges a full replication, and finds where it may go on.
+// Full finds where a full replication may go on.
 func (d *replDest) Full(_ context.Context, req *wire.ReplFullRequest) (block.LB, error) {
 	d.full = *req
-	if req.Base.Applying {
-		return 0, server.Refusef(walberr.BadState, "runFullReplServer:the base image of the source is being applied to:%s", req.Base)
-	}
-	d.v.mu.Lock()
-	defer d.v.mu.Unlock()
-	st := d.v.fullRepl
-	if st == nil || d.v.archiveUUID != d.offer.ArchiveUUID || !st.Base.Equal(req.Base) || st.Progress > req.Size {
+	f := d.v.facts()
+	if f.fullRepl == nil || f.archiveUUID != d.offer.ArchiveUUID || !f.fullRepl.Base.Equal(req.Base) {
 		return 0, nil
 	}
-	if size, err := d.v.images.Size(d.v.name); err != nil || size != req.Size {
-		return 0, nil
+	size, err := d.v.images.Size(d.v.name)
+	if err != nil || size != req.Size || f.fullRepl.Progress > size {
+		return 0, nil //nolint:nilerr // no image to go on with: a new one is made
 	}
-	d.start = st.Progress
+	d.start = f.fullRepl.Progress
 	return d.start, nil
 }
 
-// BeginFull makes the move and prepares the image.
+// BeginFull prepares the image. What an earlier life left is removed before
+// the lineage is the source's, so that no full_repl_state of one lineage meets
+// another.
 func (d *replDest) BeginFull(context.Context) (transfer.FullSink, error) {
-	tx, err := d.v.sm.Begin("runFullReplServer", fsm.ArchiveSyncReady, fsm.ArchiveFullSync, fsm.ArchiveArchived)
-	if err != nil {
+	if err := d.v.disclaim(); err != nil {
 		return nil, err
 	}
-	d.tx = tx
-	var img image.Image
 	if d.start == 0 {
-		// This also removes full_repl_state, before the lineage changes that
-		// it belongs to.
-		img, err = d.s.emptyImage(d.v, d.full.Size)
-	} else {
-		img, err = d.v.images.Open(d.v.name)
-		if err == nil {
-			err = img.Zero(block.Range{Addr: d.start, Len: d.full.Size - d.start})
+		if err := d.v.removeData(); err != nil {
+			return nil, err
 		}
 	}
-	if err == nil {
-		d.v.mu.Lock()
-		err = d.v.saveArchiveUUID(d.offer.ArchiveUUID)
-		d.v.mu.Unlock()
+	if err := d.v.saveArchiveUUID(d.offer.ArchiveUUID); err != nil {
+		return nil, err
 	}
+	img, err := d.image()
 	if err != nil {
-		if img != nil {
-			err = errors.Join(err, img.Close())
-		}
 		return nil, err
 	}
 	return &fullSink{imageSink: imageSink{img}, d: d, began: d.s.now()}, nil
+}
+
+// image makes the image, or opens it and clears what is behind the start.
+func (d *replDest) image() (image.Image, error) {
+	if d.start == 0 {
+		return d.v.images.Create(d.v.name, d.full.Size)
+	}
+	img, err := d.v.images.Open(d.v.name)
+	if err != nil {
+		return nil, err
+	}
+	if err := img.Zero(block.Range{Addr: d.start, Len: d.full.Size - d.start}); err != nil {
+		return nil, errors.Join(err, img.Close())
+	}
+	return img, nil
 }
 
 // fullSink takes a full replication in.
@@ -166,98 +158,117 @@ type fullSink struct {
 
 // Checkpoint remembers how far the image is safe.
 func (k *fullSink) Checkpoint(_ context.Context, progress block.LB) error {
-	v := k.d.v
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.saveFullRepl(wire.FullReplState{Base: k.d.full.Base, Progress: progress, Timestamp: k.began})
+	return k.d.v.saveFullRepl(wire.FullReplState{Base: k.d.full.Base, Progress: progress, Timestamp: k.began})
 }
 
 // Commit makes the volume Archived.
 func (k *fullSink) Commit(context.Context) error {
-	v := k.d.v
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	base := k.d.full.Base
-	base.E = base.B
-	if err := v.saveBase(base); err != nil {
+	d := k.d
+	if err := d.v.saveBase(meta.NewState(d.full.Base.B, d.full.Base.Timestamp)); err != nil {
 		return err
 	}
-	if err := v.saveUUID(k.d.full.UUID); err != nil {
+	if err := d.v.saveUUID(d.full.UUID); err != nil {
 		return err
 	}
-	if err := v.removeFullRepl(); err != nil {
+	if err := d.v.removeFullRepl(); err != nil {
 		return err
 	}
-	if err := v.saveState(fsm.ArchiveArchived); err != nil {
+	if err := d.v.saveState(fsm.ArchiveArchived); err != nil {
 		return err
 	}
-	v.lastSync = k.d.s.now()
-	k.d.tx.Commit()
+	d.v.learn(func(f *facts) { f.lastSync = d.s.now() })
+	d.v.progress.Store(0)
+	d.tx.Commit()
 	return nil
 }
 
-// Latest is where the destination stands.
-func (d *replDest) Latest(context.Context) (meta.State, error) { return d.v.latest(), nil }
+// Latest begins a round: nothing changes where we stand until its end.
+func (d *replDest) Latest(ctx context.Context) (meta.State, error) {
+	if err := d.beginRound(ctx); err != nil {
+		return meta.State{}, err
+	}
+	st := d.v.facts().latest()
+	d.at = st.B
+	return st, nil
+}
 
-// Diff judges a diff and makes the move.
-func (d *replDest) Diff(ctx context.Context, req *wire.ReplDiffRequest) error {
-	const handler = "runDiffReplServer"
+// beginRound makes the move to ReplSyncAsServer. It waits a moment for a
+// volume that is receiving a diff.
+func (d *replDest) beginRound(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, momentLimit)
+	defer cancel()
+	for {
+		_, changed := d.v.sm.Watch()
+		tx, err := d.v.sm.Begin("runDiffReplServer", fsm.ArchiveArchived, fsm.ArchiveReplSyncAsServer, fsm.ArchiveArchived)
+		if err == nil {
+			d.tx = tx
+			return nil
+		}
+		if !slices.Contains([]fsm.ArchiveState{fsm.ArchiveWdiffRecv, fsm.ArchiveArchived}, d.v.sm.State()) {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// Diff judges a diff.
+func (d *replDest) Diff(_ context.Context, req *wire.ReplDiffRequest) error {
 	d.diff = *req
-	awaitMoment(ctx, d.v)
-	tx, err := d.v.sm.Begin(handler, fsm.ArchiveArchived, fsm.ArchiveReplSyncAsServer, fsm.ArchiveArchived)
+	size, err := d.s.fit(d.v, req.Size)
 	if err != nil {
 		return err
 	}
-	d.tx = tx
-	if err := d.judgeDiff(handler); err != nil {
-		tx.Rollback()
-		return err
+	if size < req.Size {
+		return server.Refusef(walberr.BadState, "verifyVolumeSize:volume size is smaller than the received size:%s:%d:%d", d.v.name, req.Size, size)
 	}
-	return nil
-}
-
-func (d *replDest) judgeDiff(handler string) error {
-	smaller, err := d.s.isSmaller(d.v, d.diff.Size)
-	if err != nil {
-		return err
-	}
-	if smaller {
-		own, _ := d.v.images.Size(d.v.name)
-		return server.Refusef(walberr.BadState, "verifyVolumeSize:volume size is smaller than the received size:%s:%d:%d", d.v.name, d.diff.Size, own)
-	}
-	if latest := d.v.latest().B; !latest.CanApply(d.diff.Diff) {
-		return server.Refusef(walberr.BadState, "%s:can not apply:%s:%s", handler, latest, d.diff.Diff)
+	if !d.at.CanApply(req.Diff) {
+		return server.Refusef(walberr.BadState, "runDiffReplServer:can not apply:%s:%s", d.at, req.Diff)
 	}
 	return nil
 }
 
 // Create makes the file that the diff is written to.
 func (d *replDest) Create(context.Context) (transfer.DiffSink, error) {
-	tmp, err := d.v.diffs.CreateTemp()
+	sink, err := d.s.createDiff(d.v, d.diff.Diff, "diff replication")
 	if err != nil {
 		return nil, err
 	}
-	listed := false
-	return &diffSink{
-		TempFile: tmp, v: d.v, diff: d.diff.Diff,
-		committed: func() {
-			listed = true
-			d.v.mu.Lock()
-			d.v.lastWdiff = d.s.now()
-			d.v.mu.Unlock()
-			d.s.cfg.Log.Info(fmt.Sprintf("diff replication succeeded:%s:%s", d.v.name, d.diff.Diff))
-		},
-		closed: func() error {
-			if !listed {
-				d.tx.Rollback()
-				return nil
-			}
-			_, err := d.v.diffs.GCRange(d.diff.Diff.B.B, d.diff.Diff.E.B)
-			d.tx.Commit()
-			return err
-		},
-	}, nil
+	return &replSink{diffSink: sink, d: d}, nil
 }
 
-// Stop ends the rounds.
-func (d *replDest) Stop(context.Context) error { return nil }
+// replSink takes the diff of a round in.
+type replSink struct {
+	diffSink
+	d         *replDest
+	committed bool
+}
+
+// Commit publishes the diff.
+func (k *replSink) Commit(ctx context.Context) error {
+	if err := k.diffSink.Commit(ctx); err != nil {
+		return err
+	}
+	k.committed = true
+	return nil
+}
+
+// Close ends the round, and removes the diffs that a published one covers.
+func (k *replSink) Close() error {
+	err := k.diffSink.Close()
+	if k.committed {
+		_, gcErr := k.v.facts().diffs.GCRange(k.diff.B.B, k.diff.E.B)
+		err = errors.Join(err, gcErr)
+	}
+	k.d.tx.Commit()
+	return err
+}
+
+// Stop frees the volume before the source is told that all is well.
+func (d *replDest) Stop(context.Context) error {
+	d.end()
+	return nil
+}

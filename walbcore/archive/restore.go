@@ -18,7 +18,7 @@ import (
 // restoreRound is how many diffs are open at a time while they are applied.
 const restoreRound = 256
 
-// restoreAttempts is how often the list of diffs is made anew.
+// restoreAttempts is how often a restore is begun.
 const restoreAttempts = 10
 
 // restore makes an image of a snapshot: words volume and gid. It answers when
@@ -37,13 +37,10 @@ func (s *Server) restore(ctx context.Context, r *server.Request, words []string)
 		return err
 	}
 	defer release()
-	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
+	if err := v.admits(name, fsm.ArchiveActive()...); err != nil {
 		return err
 	}
-	if err := v.sm.VerifyState(name, fsm.ArchiveActive()...); err != nil {
-		return err
-	}
-	end, err := v.startAction(name, fsm.Restore, s.now())
+	end, err := v.startAction(name, fsm.Restore, s.now(), fsm.ArchiveActive()...)
 	if err != nil {
 		return err
 	}
@@ -63,18 +60,32 @@ func (s *Server) restore(ctx context.Context, r *server.Request, words []string)
 
 // toRestore lists the diffs that make the snapshot gid of the base image.
 func (v *volume) toRestore(gid meta.Gid) (diffs []meta.Diff, ok bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.diffs == nil {
-		return nil, false
-	}
-	v.diffs.View(func(m *meta.Manager) { diffs, ok = m.ListToRestore(v.base, gid, 0) })
+	f := v.facts()
+	f.view(func(m *meta.Manager) { diffs, ok = m.ListToRestore(f.base, gid, 0) })
 	return diffs, ok
 }
 
-// restoreTo makes the image, and leaves nothing behind when it fails. The base
-// image does not change meanwhile: that is excluded by the action.
-func (s *Server) restoreTo(ctx context.Context, v *volume, gid meta.Gid) (err error) {
+// restoreTo makes the image. Where a diff was replaced when it was about to be
+// opened, it begins again with the new list.
+func (s *Server) restoreTo(ctx context.Context, v *volume, gid meta.Gid) error {
+	for attempt := 1; ; attempt++ {
+		err := s.restoreOnce(ctx, v, gid)
+		if err == nil || attempt == restoreAttempts || !walberr.Is(err, walberr.NotFound) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// restoreOnce makes the image, and leaves nothing behind when it fails. The
+// base image does not change meanwhile: that is excluded by the action.
+func (s *Server) restoreOnce(ctx context.Context, v *volume, gid meta.Gid) (err error) {
+	diffs, ok := v.toRestore(gid)
+	if !ok {
+		return &walberr.Error{
+			Op: "restore", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.BadState,
+			Found: fmt.Sprintf("snapshot %d is gone", gid), Hint: "see get restorable",
+		}
+	}
 	img, err := v.images.BeginRestore(ctx, v.name, gid)
 	if err != nil {
 		return err
@@ -88,38 +99,17 @@ func (s *Server) restoreTo(ctx context.Context, v *volume, gid meta.Gid) (err er
 			err = errors.Join(err, v.images.AbortRestore(v.name, gid))
 		}
 	}()
-	for attempt := 1; ; attempt++ {
-		err := s.applyAll(ctx, v, img, gid)
-		if err == nil {
-			return img.Sync()
-		}
-		// A diff that was replaced while it was about to be opened: begin
-		// again with the new list. To apply a diff twice does no harm.
-		if attempt == restoreAttempts || !walberr.Is(err, walberr.NotFound) || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-// applyAll brings an image from the base's snapshot to gid.
-func (s *Server) applyAll(ctx context.Context, v *volume, img image.Image, gid meta.Gid) error {
-	diffs, ok := v.toRestore(gid)
-	if !ok {
-		return &walberr.Error{
-			Op: "restore", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.BadState,
-			Found: fmt.Sprintf("snapshot %d is gone", gid), Hint: "see get restorable",
-		}
-	}
 	for round := range slices.Chunk(diffs, restoreRound) {
 		if err := s.applyDiffs(ctx, v, img, round); err != nil {
 			return err
 		}
 	}
-	return nil
+	return img.Sync()
 }
 
 // applyDiffs writes the diffs, oldest first, to an image.
 func (s *Server) applyDiffs(ctx context.Context, v *volume, img image.Image, diffs []meta.Diff) (err error) {
+	store := v.facts().diffs
 	var streams []wdiff.Stream
 	var files []*diffstore.File
 	defer func() {
@@ -128,7 +118,7 @@ func (s *Server) applyDiffs(ctx context.Context, v *volume, img image.Image, dif
 		}
 	}()
 	for _, d := range diffs {
-		f, err := v.diffs.OpenFile(d)
+		f, err := store.OpenFile(d)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -56,8 +57,8 @@ type Config struct {
 	Wire          wire.Options
 	Version       string // answer to the version command
 
-	FS  vfs.FS // default vfs.OS
-	Log *slog.Logger
+	FS  vfs.FS           // default vfs.OS
+	Log *slog.Logger     // required
 	Now func() time.Time // default time.Now
 }
 
@@ -136,8 +137,8 @@ func (s *Server) Shutdown() { s.core.Shutdown() }
 
 // Serve runs the server until ctx ends or it is shut down.
 func (s *Server) Serve(ctx context.Context) error {
-	defer s.lock.Close()
-	return s.core.Serve(ctx)
+	err := s.core.Serve(ctx)
+	return errors.Join(err, s.lock.Close())
 }
 
 func (s *Server) now() uint64 { return uint64(s.cfg.Now().Unix()) }
@@ -155,6 +156,10 @@ func (s *Server) loadAll() error {
 		if !e.IsDir() {
 			continue
 		}
+		if wire.CheckVolumeName(e.Name()) != nil {
+			s.cfg.Log.Warn("not the directory of a volume, left alone: " + filepath.Join(s.cfg.BaseDir, e.Name()))
+			continue
+		}
 		if err := s.loadOne(e.Name()); err != nil {
 			return &walberr.Error{Op: "start archive", Server: s.cfg.NodeID, Volume: e.Name(), Code: walberr.CodeOf(err), Err: err}
 		}
@@ -163,17 +168,13 @@ func (s *Server) loadAll() error {
 }
 
 func (s *Server) loadOne(name string) error {
-	if err := wire.CheckVolumeName(name); err != nil {
-		return err
-	}
 	v := s.makeVolume(name)
 	ok, err := vfs.Exists(s.cfg.FS, v.file(fileState))
 	if err != nil {
 		return err
 	}
 	if !ok {
-		s.cfg.Log.Warn("removing what an interrupted init-vol or clear-vol left: " + v.dir)
-		return vfs.RemoveAll(s.cfg.FS, v.dir)
+		return s.removeRemnant(v)
 	}
 	state, err := v.load()
 	if err != nil {
@@ -184,6 +185,23 @@ func (s *Server) loadOne(name string) error {
 	}
 	s.vols[name] = v
 	return nil
+}
+
+// removeRemnant removes a directory without a state, unless more than an
+// interruption can have left is in it.
+func (s *Server) removeRemnant(v *volume) error {
+	remnant, err := v.isRemnant()
+	if err != nil {
+		return err
+	}
+	if !remnant {
+		return &walberr.Error{
+			Op: "load " + v.dir, Volume: v.name, Code: walberr.Checksum, Found: "no file " + fileState, Expected: "the directory of a volume",
+			Hint: "restore the file, or move the directory out of the base directory",
+		}
+	}
+	s.cfg.Log.Warn("removing what an interrupted init-vol or clear-vol left: " + v.dir)
+	return vfs.RemoveAll(s.cfg.FS, v.dir)
 }
 
 func (s *Server) makeVolume(name string) *volume {
@@ -198,8 +216,9 @@ func (s *Server) makeVolume(name string) *volume {
 	}
 }
 
-// volume gives the volume of a name. One that was never initialized is in
-// state Clear; remember keeps it, for a command that is about to change that.
+// volume gives the volume of a name that a controller said. One that was never
+// initialized is in state Clear; remember keeps it, for a command that is about
+// to change that.
 func (s *Server) volume(name string, remember bool) (*volume, error) {
 	if err := wire.CheckVolumeName(name); err != nil {
 		return nil, err
@@ -212,6 +231,17 @@ func (s *Server) volume(name string, remember bool) (*volume, error) {
 		if remember {
 			s.vols[name] = v
 		}
+	}
+	return v, nil
+}
+
+// peerVolume gives the volume of a name that another server said, to be
+// refused by the handler. A name that no volume can have is that of a volume
+// in state Clear, as with the original, which does not check it.
+func (s *Server) peerVolume(handler, name string) (*volume, error) {
+	v, err := s.volume(name, false)
+	if err != nil {
+		return nil, server.Refusef(walberr.BadState, "%s:bad state:%s", handler, fsm.ArchiveClear)
 	}
 	return v, nil
 }

@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"walbsh/walbcore/block"
@@ -19,12 +20,12 @@ func (s *Server) registerTargets() {
 		wire.TargetVol:             s.targetVol,
 		wire.TargetState:           s.onVolume(func(v *volume, _ []string) (server.Value, error) { return server.Text(v.sm.State().String()), nil }),
 		wire.TargetLatestSnap:      s.targetLatestSnap,
-		wire.TargetUUID:            s.onActive("getUuidDetail", func(v *volume) (server.Value, error) { return server.Text(v.uuid.String()), nil }),
-		wire.TargetArchiveUUID:     s.onActive("getUuidDetail", func(v *volume) (server.Value, error) { return server.Text(v.archiveUUID.String()), nil }),
-		wire.TargetBase:            s.onActive("getBase", func(v *volume) (server.Value, error) { return server.Text(v.base.Text()), nil }),
+		wire.TargetUUID:            s.onActive("getUuidDetail", func(f facts) server.Value { return server.Text(f.uuid.String()) }),
+		wire.TargetArchiveUUID:     s.onActive("getUuidDetail", func(f facts) server.Value { return server.Text(f.archiveUUID.String()) }),
+		wire.TargetBase:            s.onActive("getBase", func(f facts) server.Value { return server.Text(f.base.Text()) }),
 		wire.TargetBaseAll:         s.targetBaseAll,
 		wire.TargetTsDelta:         s.targetTsDelta,
-		wire.TargetDiff:            s.onDiffs(func(diffs []meta.Diff) server.Value { return diffLines(diffs) }),
+		wire.TargetDiff:            s.onDiffs(diffLines),
 		wire.TargetNumDiff:         s.onDiffs(func(diffs []meta.Diff) server.Value { return server.Number(uint64(len(diffs))) }),
 		wire.TargetTotalDiffSize:   s.onDiffs(func(diffs []meta.Diff) server.Value { return server.Number(meta.TotalSize(diffs)) }),
 		wire.TargetApplicableDiff:  s.onVolume(targetApplicableDiff),
@@ -49,7 +50,7 @@ func (s *Server) registerTargets() {
 }
 
 // onVolume makes a target whose first argument is a volume; answer gets the
-// others. No lock is held.
+// others.
 func (s *Server) onVolume(answer func(v *volume, args []string) (server.Value, error)) server.Target {
 	return func(_ context.Context, args []string) (server.Value, error) {
 		if err := server.RequireWords(args, 1); err != nil {
@@ -63,16 +64,13 @@ func (s *Server) onVolume(answer func(v *volume, args []string) (server.Value, e
 	}
 }
 
-// onActive makes a target of an active volume; answer is called under the
-// volume's lock.
-func (s *Server) onActive(name string, answer func(v *volume) (server.Value, error)) server.Target {
+// onActive makes a target of an active volume.
+func (s *Server) onActive(name string, answer func(f facts) server.Value) server.Target {
 	return s.onVolume(func(v *volume, _ []string) (server.Value, error) {
 		if st := v.sm.State(); !isActive(st) {
 			return server.Value{}, server.Refusef(walberr.BadState, "%s:bad state:%s:%s", name, v.name, st)
 		}
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		return answer(v)
+		return answer(v.facts()), nil
 	})
 }
 
@@ -93,28 +91,10 @@ func (s *Server) onDiffs(answer func(diffs []meta.Diff) server.Value) server.Tar
 			return server.Value{}, server.Refusef(walberr.Range, "parseVolIdAndGidRangeParamForGet:bad gid range:%d:%d", b, e)
 		}
 		var diffs []meta.Diff
-		err := v.view(func(m *meta.Manager) (err error) {
-			diffs, err = m.Between(b, e)
-			return err
-		})
+		var err error
+		v.facts().view(func(m *meta.Manager) { diffs, err = m.Between(b, e) })
 		return answer(diffs), err
 	})
-}
-
-// view lets fn look at the diffs; a volume without any has an empty list.
-func (v *volume) view(fn func(m *meta.Manager) error) (err error) {
-	v.mu.Lock()
-	diffs := v.diffs
-	v.mu.Unlock()
-	if diffs == nil {
-		m, err := meta.NewManager(nil)
-		if err != nil {
-			return err
-		}
-		return fn(m)
-	}
-	diffs.View(func(m *meta.Manager) { err = fn(m) })
-	return err
 }
 
 func diffLines(diffs []meta.Diff) server.Value {
@@ -145,7 +125,7 @@ func (s *Server) targetLatestSnap(_ context.Context, args []string) (server.Valu
 	var lines []string
 	for _, v := range vols {
 		if st := v.sm.State(); isActive(st) || st == fsm.ArchiveStopped {
-			latest := v.latest()
+			latest := v.facts().latest()
 			lines = append(lines, fmt.Sprintf("name:%s\tkind:archive\tgid:%d\ttimestamp:%s",
 				v.name, latest.B.B, meta.FormatTime(latest.Timestamp)))
 		}
@@ -162,37 +142,28 @@ func (s *Server) targetBaseAll(context.Context, []string) (server.Value, error) 
 		if !isActive(v.sm.State()) {
 			continue
 		}
-		v.mu.Lock()
-		lines = append(lines, fmt.Sprintf("name:%s\tmetastate:%s", v.name, v.base.Text()))
-		v.mu.Unlock()
+		lines = append(lines, fmt.Sprintf("name:%s\tmetastate:%s", v.name, v.facts().base.Text()))
 	}
 	return server.Lines(lines), nil
 }
 
-// targetTsDelta tells how far the destinations of this server's replications
-// were behind when the last one ended well.
+// targetTsDelta tells how far behind the destinations of this server's
+// replications were when they were heard of last.
 func (s *Server) targetTsDelta(context.Context, []string) (server.Value, error) {
 	var lines []string
 	for _, v := range s.volumes() {
-		src := v.latest()
-		for _, r := range v.replResults() {
+		src := v.facts().latest()
+		for _, r := range v.replRuns() {
+			dest, ok := r.lastHeard()
+			if !ok {
+				continue
+			}
 			lines = append(lines, fmt.Sprintf("name:%s\tdest:%s\tkind:archive\tdest_kind:archive\tgid:%d\tts:%s\tdest_gid:%d\tdest_ts:%s\tts_delta:%d",
-				v.name, r.dest, src.B.B, meta.FormatTime(src.Timestamp), r.latest.B.B, meta.FormatTime(r.latest.Timestamp),
-				int64(src.Timestamp)-int64(r.latest.Timestamp)))
+				v.name, r.dest, src.B.B, meta.FormatTime(src.Timestamp), dest.B.B, meta.FormatTime(dest.Timestamp),
+				int64(src.Timestamp)-int64(dest.Timestamp)))
 		}
 	}
 	return server.Lines(lines), nil
-}
-
-// baseState is what the base image is at. A volume without files has none.
-func (v *volume) baseState() (meta.State, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.diffs == nil {
-		return meta.State{}, server.Refusef(walberr.NotFound,
-			"open failed: %s (throwOpenError:48) <libc_error> 2 No such file or directory", v.file(fileBase))
-	}
-	return v.base, nil
 }
 
 // optionalGid reads the gid at args[i]; without it the answer is the largest.
@@ -204,40 +175,28 @@ func optionalGid(args []string, i int) (meta.Gid, error) {
 }
 
 func targetApplicableDiff(v *volume, args []string) (server.Value, error) {
-	last, err := optionalGid(args, 0)
-	if err != nil {
-		return server.Value{}, err
-	}
-	base, err := v.baseState()
-	if err != nil {
-		return server.Value{}, err
-	}
-	var diffs []meta.Diff
-	err = v.view(func(m *meta.Manager) error {
-		diffs = m.ApplicableListByGid(base.B, last)
-		return nil
-	})
+	_, diffs, err := v.chain(args, 0)
 	return diffLines(diffs), err
 }
 
-// stateAt is the state behind the diffs that lead up to gid.
-func (v *volume) stateAt(args []string, i int) (base meta.State, diffs []meta.Diff, err error) {
+// chain is what the base image is at, and the diffs that lead from there up to
+// the gid in args[i], if it is there.
+func (v *volume) chain(args []string, i int) (base meta.State, diffs []meta.Diff, err error) {
 	last, err := optionalGid(args, i)
 	if err != nil {
 		return meta.State{}, nil, err
 	}
-	if base, err = v.baseState(); err != nil {
-		return meta.State{}, nil, err
+	f := v.facts()
+	if f.diffs == nil {
+		return meta.State{}, nil, server.Refusef(walberr.NotFound,
+			"open failed: %s (throwOpenError:48) <libc_error> 2 No such file or directory", v.file(fileBase))
 	}
-	err = v.view(func(m *meta.Manager) error {
-		diffs = m.ApplicableListByGid(base.B, last)
-		return nil
-	})
-	return base, diffs, err
+	f.view(func(m *meta.Manager) { diffs = m.ApplicableListByGid(f.base.B, last) })
+	return f.base, diffs, nil
 }
 
 func targetMetaSnap(v *volume, args []string) (server.Value, error) {
-	base, diffs, err := v.stateAt(args, 0)
+	base, diffs, err := v.chain(args, 0)
 	if err != nil {
 		return server.Value{}, err
 	}
@@ -252,7 +211,7 @@ func targetMetaState(v *volume, args []string) (server.Value, error) {
 	if args[0] != "0" && args[0] != "1" {
 		return server.Value{}, server.Refusef(walberr.Usage, "bad isApplying parameter. specify 0 or 1.:%s", args[0])
 	}
-	base, diffs, err := v.stateAt(args, 1)
+	base, diffs, err := v.chain(args, 1)
 	if err != nil {
 		return server.Value{}, err
 	}
@@ -284,11 +243,8 @@ func targetExistsDiff(v *volume, args []string) (server.Value, error) {
 		return server.Value{}, err
 	}
 	found := false
-	err := v.view(func(m *meta.Manager) error {
-		_, found = m.Find(d.B, d.E)
-		return nil
-	})
-	return server.Bool(found), err
+	v.facts().view(func(m *meta.Manager) { _, found = m.Find(d.B, d.E) })
+	return server.Bool(found), nil
 }
 
 func targetExistsBaseImage(v *volume, _ []string) (server.Value, error) {
@@ -329,7 +285,9 @@ func (s *Server) targetAllActions(context.Context, []string) (server.Value, erro
 		if !isActive(v.sm.State()) {
 			continue
 		}
-		times := v.actionTimes()
+		v.mu.Lock()
+		times := maps.Clone(v.began)
+		v.mu.Unlock()
 		var b strings.Builder
 		b.WriteString(v.name)
 		for _, a := range fsm.ArchiveActions() {
@@ -383,26 +341,19 @@ func targetRestorable(v *volume, args []string) (server.Value, error) {
 		return server.Lines(nil), nil
 	}
 	var lines []string
-	for _, r := range v.restorable(all) {
-		lines = append(lines, r.String())
-	}
+	f := v.facts()
+	f.view(func(m *meta.Manager) {
+		for _, r := range m.Restorable(f.base, all) {
+			lines = append(lines, r.String())
+		}
+	})
 	return server.Lines(lines), nil
-}
-
-// restorable lists the snapshots that can be restored.
-func (v *volume) restorable(all bool) (list []meta.Restorable) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.diffs != nil {
-		v.diffs.View(func(m *meta.Manager) { list = m.Restorable(v.base, all) })
-	}
-	return list
 }
 
 func targetRepl(v *volume, _ []string) (server.Value, error) {
 	var lines []string
-	for _, st := range v.replStatuses() {
-		lines = append(lines, st.String())
+	for _, r := range v.replRuns() {
+		lines = append(lines, r.view().String())
 	}
 	return server.Lines(lines), nil
 }
@@ -449,69 +400,66 @@ func (s *Server) status(_ context.Context, words []string) ([]string, error) {
 
 // statusLine is the volume's line in the status of all.
 func (v *volume) statusLine() string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	view := v.sm.View()
-	n := 0
-	if v.diffs != nil {
-		n = len(v.diffs.All())
+	f, view := v.facts(), v.sm.View()
+	actions, diffs := 0, 0
+	for _, a := range fsm.ArchiveActions() {
+		actions += view.Running[a]
 	}
+	f.view(func(m *meta.Manager) { diffs = m.Len() })
 	line := fmt.Sprintf("volume %s state %s totalNumAction %d stopState %s lastSyncTime %s lastWdiffReceivedTime %s numDiff %d",
-		v.name, view.State, view.TotalRunning(), view.Stop, meta.PrettyTime(v.lastSync), meta.PrettyTime(v.lastWdiff), n)
+		v.name, view.State, actions, view.Stop, meta.PrettyTime(f.lastSync), meta.PrettyTime(f.lastWdiff), diffs)
 	size, err := v.images.Size(v.name)
 	if err != nil {
 		return line + " baseLv NOT FOUND"
 	}
-	return line + fmt.Sprintf(" latestSnapshot %s size %s", v.latestLocked().B, block.FormatSize(size.Bytes()))
+	return line + fmt.Sprintf(" latestSnapshot %s size %s", f.latest().B, block.FormatSize(size.Bytes()))
 }
 
 // status gives the lines of the status of one volume.
 func (v *volume) status() []string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	view := v.sm.View()
+	f, view := v.facts(), v.sm.View()
 	lines := []string{"hostType archive", "volume " + v.name, "state " + view.State.String()}
-	if v.diffs == nil {
+	if f.diffs == nil {
 		return lines
 	}
-	action := "action"
+	var actions strings.Builder
 	for _, a := range fsm.ArchiveActions() {
-		action += fmt.Sprintf(" %s %d", a, view.Running[a])
+		fmt.Fprintf(&actions, " %s %d", a, view.Running[a])
 	}
-	lines = append(lines, action,
+	lines = append(lines,
+		"action"+actions.String(),
 		"stopState "+view.Stop.String(),
-		"lastSyncTime "+meta.PrettyTime(v.lastSync),
-		"lastWdiffReceivedTime "+meta.PrettyTime(v.lastWdiff),
+		"lastSyncTime "+meta.PrettyTime(f.lastSync),
+		"lastWdiffReceivedTime "+meta.PrettyTime(f.lastWdiff),
 		fmt.Sprintf("progressLb %d", v.progress.Load()))
 	size, err := v.images.Size(v.name)
 	if err != nil {
 		return append(lines, "baseLv NOT FOUND")
 	}
-	restored, _ := v.images.Restored(v.name)
-	var explicit, all, n int
-	var total uint64
-	var latest meta.State
-	v.diffs.View(func(m *meta.Manager) {
-		explicit, all, n, total = len(m.Restorable(v.base, false)), len(m.Restorable(v.base, true)), m.Len(), m.TotalSize()
-		latest = m.LatestState(v.base)
-	})
+	restored, err := v.images.Restored(v.name)
+	if err != nil {
+		return append(lines, "baseLv NOT FOUND")
+	}
 	lines = append(lines,
 		fmt.Sprintf("sizeLb %d", size),
 		"size "+block.FormatSize(size.Bytes()),
-		"uuid "+v.uuid.String(),
-		"archiveUuid "+v.archiveUUID.String(),
-		"base "+v.base.String(),
-		"latest "+latest.B.String(),
-		"numCold 0",
-		fmt.Sprintf("numRestored %d", len(restored)),
-		fmt.Sprintf("numRestorable %d", explicit),
-		fmt.Sprintf("numRestorableAll %d", all),
-		fmt.Sprintf("numDiff %d", n),
-		fmt.Sprintf("wdiffTotalSize %d", total))
-	if v.fullRepl == nil {
+		"uuid "+f.uuid.String(),
+		"archiveUuid "+f.archiveUUID.String(),
+		"base "+f.base.String())
+	f.view(func(m *meta.Manager) {
+		lines = append(lines,
+			"latest "+m.LatestState(f.base).B.String(),
+			"numCold 0",
+			fmt.Sprintf("numRestored %d", len(restored)),
+			fmt.Sprintf("numRestorable %d", len(m.Restorable(f.base, false))),
+			fmt.Sprintf("numRestorableAll %d", len(m.Restorable(f.base, true))),
+			fmt.Sprintf("numDiff %d", m.Len()),
+			fmt.Sprintf("wdiffTotalSize %d", m.TotalSize()))
+	})
+	if f.fullRepl == nil {
 		return append(lines, "fullReplState None")
 	}
-	return append(lines, fmt.Sprintf("fullReplState %s %d %s", v.fullRepl.Base, v.fullRepl.Progress, meta.PrettyTime(v.fullRepl.Timestamp)))
+	return append(lines, fmt.Sprintf("fullReplState %s %d %s", f.fullRepl.Base, f.fullRepl.Progress, meta.PrettyTime(f.fullRepl.Timestamp)))
 }
 
 func bit(b bool) int {

@@ -5,8 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
-	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -14,6 +14,7 @@ import (
 	"walbsh/walbcore/fsm"
 	"walbsh/walbcore/image"
 	"walbsh/walbcore/meta"
+	"walbsh/walbcore/server"
 	"walbsh/walbcore/vfs"
 	"walbsh/walbcore/walberr"
 	"walbsh/walbcore/wire"
@@ -31,6 +32,13 @@ const (
 	fileFullRepl    = "full_repl_state"
 )
 
+// isSmallFile reports whether a name in a volume's directory is that of a
+// small file, or of one that was being written.
+func isSmallFile(name string) bool {
+	small := []string{fileState, fileBase, fileUUID, fileArchiveUUID, fileFullRepl}
+	return slices.Contains(small, name) || vfs.IsTempName(name)
+}
+
 // volume is one volume in memory.
 type volume struct {
 	name   string
@@ -43,31 +51,70 @@ type volume struct {
 	// taken in; 0 when none runs.
 	progress atomic.Uint64
 
-	// mu guards what follows and the small files.
-	mu          sync.Mutex
+	mu    sync.Mutex // guards what follows; never held over I/O
+	kept  facts
+	began map[fsm.Action]uint64
+	repls map[string]*replRun // by id of the destination
+}
+
+// facts are what is known of a volume.
+type facts struct {
 	base        meta.State
 	uuid        meta.UUID
 	archiveUUID meta.UUID
-	fullRepl    *wire.FullReplState // as in the file; nil when there is none
-	diffs       *diffstore.Store    // nil iff the state is Clear
-	lastSync    uint64              // when the last backup or replication ended, Unix seconds; 0 = never since the start
+	fullRepl    *wire.FullReplState // as in the file, never changed in place; nil when there is none
+	diffs       *diffstore.Store    // nil iff the volume has no files
+	lastSync    uint64              // when the last backup or full replication ended, Unix seconds; 0 = never since the start
 	lastWdiff   uint64              // when the last diff came, likewise
-	began       map[fsm.Action]uint64
-	repls       map[string]*replRun // by address of the destination
+}
+
+// facts copies what is known at the moment.
+func (v *volume) facts() facts {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.kept
+}
+
+// learn changes what is known.
+func (v *volume) learn(change func(f *facts)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	change(&v.kept)
+}
+
+// view lets fn look at the diffs; a volume without files has none.
+func (f facts) view(fn func(m *meta.Manager)) {
+	if f.diffs == nil {
+		fn(&meta.Manager{})
+		return
+	}
+	f.diffs.View(fn)
+}
+
+// latest is the state behind all applicable diffs.
+func (f facts) latest() (st meta.State) {
+	f.view(func(m *meta.Manager) { st = m.LatestState(f.base) })
+	return st
 }
 
 func (v *volume) file(name string) string { return filepath.Join(v.dir, name) }
 
 // create makes the directory and files of a new volume.
 func (v *volume) create() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if ok, err := vfs.Exists(v.fsys, v.dir); err != nil {
+	exists, err := vfs.Exists(v.fsys, v.dir)
+	if err != nil {
 		return err
-	} else if ok {
-		return &walberr.Error{
-			Op: "init-vol", Volume: v.name, Code: walberr.Conflict, Found: v.dir + " exists already",
-			Hint: "it does not belong to a volume that this server knows; move it away",
+	}
+	if exists {
+		remnant, err := v.isRemnant()
+		if err != nil {
+			return err
+		}
+		if !remnant {
+			return server.Refusef(walberr.Conflict, "ArchiveVolInfo::init:already exists:%s", v.dir)
+		}
+		if err := vfs.RemoveAll(v.fsys, v.dir); err != nil {
+			return err
 		}
 	}
 	if err := vfs.MakeDir(v.fsys, v.dir); err != nil {
@@ -80,12 +127,28 @@ func (v *volume) create() error {
 	if err := v.saveFresh(); err != nil {
 		return err
 	}
-	v.diffs = diffs
-	return v.saveState(fsm.ArchiveSyncReady)
+	if err := v.saveState(fsm.ArchiveSyncReady); err != nil {
+		return err
+	}
+	v.learn(func(f *facts) { f.diffs = diffs })
+	return nil
 }
 
-// saveFresh writes the small files of a volume that holds nothing. The caller
-// holds mu.
+// isRemnant reports whether the directory is what an interrupted init-vol or
+// clear-vol left: without a state, and nothing in it but other small files.
+func (v *volume) isRemnant() (bool, error) {
+	entries, err := v.fsys.ReadDir(v.dir)
+	if err != nil {
+		return false, err
+	}
+	foreign := slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return e.IsDir() || e.Name() == fileState || !isSmallFile(e.Name())
+	})
+	return !foreign, nil
+}
+
+// saveFresh writes the small files of a volume that holds nothing, but not its
+// state.
 func (v *volume) saveFresh() error {
 	if err := v.saveUUID(meta.UUID{}); err != nil {
 		return err
@@ -96,21 +159,66 @@ func (v *volume) saveFresh() error {
 	return v.saveBase(meta.State{B: meta.NoSnap(), E: meta.NoSnap()})
 }
 
-// load reads a volume that has a directory, and removes what a crash left.
+// removeData removes all that was received: what is left is a volume that
+// holds nothing. The file `state` promises nothing, the caller sees to that.
+func (v *volume) removeData() error {
+	// This goes before the image that it speaks of.
+	if err := v.removeFullRepl(); err != nil {
+		return err
+	}
+	gids, err := v.images.Restored(v.name)
+	if err != nil {
+		return err
+	}
+	for _, gid := range gids {
+		if err := v.images.DeleteRestored(v.name, gid); err != nil {
+			return err
+		}
+	}
+	if err := v.images.Delete(v.name); err != nil {
+		return err
+	}
+	return v.facts().diffs.RemoveAll()
+}
+
+// removeDir removes the directory, in which no image and no diff is left.
+// Whatever moment a crash comes at, the next start finds an empty volume, or a
+// remnant. gone tells that the volume is no more, even if not all was removed.
+func (v *volume) removeDir() (gone bool, err error) {
+	entries, err := v.fsys.ReadDir(v.dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if e.IsDir() || !isSmallFile(e.Name()) {
+			if err := vfs.RemoveAll(v.fsys, v.file(e.Name())); err != nil {
+				return false, err
+			}
+		}
+	}
+	if err := v.fsys.Remove(v.file(fileState)); err != nil {
+		return false, err
+	}
+	if err := v.fsys.SyncDir(v.dir); err != nil {
+		return true, err
+	}
+	return true, vfs.RemoveAll(v.fsys, v.dir)
+}
+
+// load reads a volume that has a state, and removes what a crash left.
 func (v *volume) load() (fsm.ArchiveState, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	var stateName string
-	for _, f := range []struct {
+	var f facts
+	for _, file := range []struct {
 		name   string
 		decode func(r *wire.Reader)
 	}{
 		{fileState, func(r *wire.Reader) { stateName = r.StrMax(64) }},
-		{fileBase, func(r *wire.Reader) { v.base = r.State() }},
-		{fileUUID, func(r *wire.Reader) { v.uuid = r.UUID() }},
-		{fileArchiveUUID, func(r *wire.Reader) { v.archiveUUID = r.UUID() }},
+		{fileBase, func(r *wire.Reader) { f.base = r.State() }},
+		{fileUUID, func(r *wire.Reader) { f.uuid = r.UUID() }},
+		{fileArchiveUUID, func(r *wire.Reader) { f.archiveUUID = r.UUID() }},
 	} {
-		if err := v.read(f.name, f.decode); err != nil {
+		if err := v.read(file.name, file.decode); err != nil {
 			return 0, err
 		}
 	}
@@ -124,14 +232,15 @@ func (v *volume) load() (fsm.ArchiveState, error) {
 	var repl wire.FullReplState
 	switch err := v.read(fileFullRepl, repl.Decode); {
 	case err == nil:
-		v.fullRepl = &repl
+		f.fullRepl = &repl
 	case !errors.Is(err, fs.ErrNotExist):
 		return 0, err
 	}
-	if v.diffs, err = diffstore.Open(v.fsys, v.dir); err != nil {
+	if f.diffs, err = diffstore.Open(v.fsys, v.dir); err != nil {
 		return 0, err
 	}
-	return state, v.recover(state)
+	v.learn(func(kept *facts) { *kept = f })
+	return state, v.recover(state, f)
 }
 
 func (v *volume) read(name string, decode func(r *wire.Reader)) error {
@@ -150,8 +259,8 @@ func (v *volume) read(name string, decode func(r *wire.Reader)) error {
 
 // recover removes temporary files, unfinished restores, and, of an Archived
 // volume, diffs that lead nowhere.
-func (v *volume) recover(state fsm.ArchiveState) error {
-	if _, err := v.diffs.RemoveTemps(); err != nil {
+func (v *volume) recover(state fsm.ArchiveState, f facts) error {
+	if _, err := f.diffs.RemoveTemps(); err != nil {
 		return err
 	}
 	if _, err := v.images.RemoveLeftovers(v.name); err != nil {
@@ -167,30 +276,14 @@ func (v *volume) recover(state fsm.ArchiveState) error {
 		}
 	}
 	if state == fsm.ArchiveArchived {
-		if _, err := v.diffs.GC(v.base.B); err != nil {
-			return err
-		}
+		_, err := f.diffs.GC(f.base.B)
+		return err
 	}
 	return nil
 }
 
-// latest is the state behind all applicable diffs.
-func (v *volume) latest() meta.State {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.latestLocked()
-}
-
-// latestLocked is latest for callers that hold mu.
-func (v *volume) latestLocked() meta.State {
-	st := v.base
-	if v.diffs != nil {
-		v.diffs.View(func(m *meta.Manager) { st = m.LatestState(v.base) })
-	}
-	return st
-}
-
-// The small files. The caller holds mu; durable on return.
+// The small files. Whoever writes one has a transaction open, so there is one
+// writer at a time. Each is durable on return, and known then.
 
 func (v *volume) save(name string, encode func(w *wire.Writer)) error {
 	return vfs.WriteFile(v.fsys, v.file(name), wire.Marshal(encode))
@@ -204,7 +297,7 @@ func (v *volume) saveBase(st meta.State) error {
 	if err := v.save(fileBase, func(w *wire.Writer) { w.State(st) }); err != nil {
 		return err
 	}
-	v.base = st
+	v.learn(func(f *facts) { f.base = st })
 	return nil
 }
 
@@ -212,7 +305,7 @@ func (v *volume) saveUUID(u meta.UUID) error {
 	if err := v.save(fileUUID, func(w *wire.Writer) { w.UUID(u) }); err != nil {
 		return err
 	}
-	v.uuid = u
+	v.learn(func(f *facts) { f.uuid = u })
 	return nil
 }
 
@@ -220,7 +313,7 @@ func (v *volume) saveArchiveUUID(u meta.UUID) error {
 	if err := v.save(fileArchiveUUID, func(w *wire.Writer) { w.UUID(u) }); err != nil {
 		return err
 	}
-	v.archiveUUID = u
+	v.learn(func(f *facts) { f.archiveUUID = u })
 	return nil
 }
 
@@ -228,29 +321,21 @@ func (v *volume) saveFullRepl(st wire.FullReplState) error {
 	if err := v.save(fileFullRepl, st.Encode); err != nil {
 		return err
 	}
-	v.fullRepl = &st
+	v.learn(func(f *facts) { f.fullRepl = &st })
 	return nil
 }
 
+// removeFullRepl removes the file whether it is known of or not: one whose
+// writing failed at the end may be there.
 func (v *volume) removeFullRepl() error {
-	if v.fullRepl == nil {
-		return nil
-	}
 	if err := v.fsys.Remove(v.file(fileFullRepl)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := v.fsys.SyncDir(v.dir); err != nil {
 		return err
 	}
-	v.fullRepl = nil
+	v.learn(func(f *facts) { f.fullRepl = nil })
 	return nil
-}
-
-// storeState is saveState for callers that do not hold mu.
-func (v *volume) storeState(s fsm.ArchiveState) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.saveState(s)
 }
 
 // newUUID makes a random identity.
@@ -260,10 +345,27 @@ func newUUID() (meta.UUID, error) {
 	return u, err
 }
 
-// startAction counts an action as running, and remembers when it began.
-func (v *volume) startAction(handler string, a fsm.Action, now uint64) (end func(), err error) {
-	end, err = v.sm.StartAction(handler, a, fsm.ArchiveConflicts(a)...)
+// receiving is the action that runs while another archive replicates to the
+// volume, also between its rounds, so that a stop waits for the end and nothing
+// is reset meanwhile. The original has no name for it and never shows it.
+const receiving fsm.Action = "ReplSyncAsServer"
+
+// startAction counts an action as running until end is called. It is refused
+// beside conflicting actions, while the volume is being stopped, and in states
+// other than those given. These two are looked at when the action is counted
+// already: who stops or resets a volume looks at the actions last, so one of
+// the two sees the other.
+func (v *volume) startAction(handler string, a fsm.Action, now uint64, states ...fsm.ArchiveState) (end func(), err error) {
+	conflicts := fsm.ArchiveConflicts(a)
+	if a == receiving {
+		conflicts = append(fsm.ArchiveActions(), receiving)
+	}
+	end, err = v.sm.StartAction(handler, a, conflicts...)
 	if err != nil {
+		return nil, err
+	}
+	if err := v.admits(handler, states...); err != nil {
+		end()
 		return nil, err
 	}
 	v.mu.Lock()
@@ -275,11 +377,13 @@ func (v *volume) startAction(handler string, a fsm.Action, now uint64) (end func
 	return end, nil
 }
 
-// actionTimes copies when each action began last.
-func (v *volume) actionTimes() map[fsm.Action]uint64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return maps.Clone(v.began)
+// admits refuses what begins while the volume is being stopped, or is in a
+// state other than those given.
+func (v *volume) admits(handler string, states ...fsm.ArchiveState) error {
+	if err := v.sm.VerifyStop(handler, v.name, fsm.NotStopping); err != nil {
+		return err
+	}
+	return v.sm.VerifyState(handler, states...)
 }
 
 // breakable gives a context that also ends when the volume is force stopped.

@@ -15,6 +15,7 @@ import (
 
 // newEmptyStage is a group that knows no volume.
 func newEmptyStage(t *testing.T) *stage {
+	t.Helper()
 	st := newStage(t)
 	st.locked(func() {
 		st.s0.state, st.s0.gid = "Clear", 0

@@ -81,7 +81,7 @@ func (g *Group) knownSomewhere(ctx context.Context, op, vol string, others ...Se
 	known := map[string]bool{}
 	for _, a := range answers {
 		if a.err != nil {
-			return nil
+			return nil //nolint:nilerr // a server that does not answer may know it
 		}
 		for _, n := range a.names {
 			known[n] = true

@@ -22,7 +22,7 @@ type world struct {
 	t  *testing.T
 	wg sync.WaitGroup
 
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // the life of the scripted servers
 	stop context.CancelFunc
 
 	mu      sync.Mutex // one lock for all that the servers know
@@ -72,9 +72,11 @@ func refuse(text string) reply { return reply{status: text} }
 func str(s string) reply {
 	return reply{status: wire.OK, values: func(w *wire.Writer) { w.Str(s); w.Ack() }}
 }
+
 func num(n uint64) reply {
 	return reply{status: wire.OK, values: func(w *wire.Writer) { w.U64(n); w.Ack() }}
 }
+
 func vec(v []string) reply {
 	return reply{status: wire.OK, values: func(w *wire.Writer) { w.StrVec(v); w.Ack() }}
 }
@@ -95,6 +97,7 @@ func lines[T fmt.Stringer](list []T) reply {
 }
 
 func newWorld(t *testing.T) *world {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	w := &world{t: t, ctx: ctx, stop: stop, giveUp: 150 * time.Millisecond, copying: 3 * time.Millisecond}
 	t.Cleanup(func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -155,10 +156,8 @@ func (g *Group) run(ctx context.Context, timeout time.Duration, spec plan.Spec) 
 
 // arg checks the kind of a server that was given as an argument.
 func arg(op, name string, s Server, kinds ...Kind) error {
-	for _, k := range kinds {
-		if s.Kind == k {
-			return nil
-		}
+	if slices.Contains(kinds, s.Kind) {
+		return nil
 	}
 	want := make([]string, len(kinds))
 	for i, k := range kinds {

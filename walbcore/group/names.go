@@ -21,6 +21,9 @@ func nearHint(name string, names []string) string {
 		return "did you mean " + best + "?"
 	}
 	const shown = 10
+	if len(names) == 1 {
+		return "there is only " + names[0]
+	}
 	slices.Sort(names)
 	if len(names) > shown {
 		return "there are " + strings.Join(names[:shown], " ") + " and more"

@@ -28,7 +28,7 @@ func TestReplicateOnceToAnArchiveThatNeverSawTheVolume(t *testing.T) {
 	assert.True(t, c.Counted)
 	assert.Equal(t, int64(1<<20+300), c.Sent)
 	assert.False(t, c.Joined)
-	assert.Equal(t, "gid 3 in "+shortTime(c.Elapsed)+", 1.0 MiB sent in 4 rounds, 3 snapshots restorable", c.String())
+	assert.Equal(t, "gid 3 in "+shortTime(c.Elapsed)+", 1.0 MiB sent in 4 transfers, 3 snapshots restorable", c.String())
 
 	c, err = st.replicateOnce(ReplicateOptions{})
 	require.NoError(t, err)

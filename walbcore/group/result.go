@@ -37,7 +37,7 @@ func (c Copy) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "gid %d in %s", c.Gid, shortTime(c.Elapsed))
 	if c.Counted {
-		fmt.Fprintf(&b, ", %s sent in %s", size(c.Sent), count(c.Rounds, "round"))
+		fmt.Fprintf(&b, ", %s sent in %s", size(c.Sent), count(c.Rounds, "transfer"))
 	}
 	if c.Joined {
 		b.WriteString(", joined a copy that was running")

@@ -29,6 +29,7 @@ type stage struct {
 }
 
 func newStage(t *testing.T) *stage {
+	t.Helper()
 	w := newWorld(t)
 	st := &stage{
 		world: w, s0: w.storage("s0", vol), p0: w.proxy("p0", vol), p1: w.proxy("p1", vol),
@@ -55,8 +56,9 @@ func (st *stage) layout() Layout {
 }
 
 func (st *stage) newGroup(t *testing.T) *Group {
+	t.Helper()
 	g, err := New(st.layout(), Options{
-		Timeout: 300 * time.Millisecond, Patience: 400 * time.Millisecond, Busy: 500 * time.Millisecond, Retries: -1,
+		Timeout: 300 * time.Millisecond, Patience: 250 * time.Millisecond, Busy: 300 * time.Millisecond, Retries: -1,
 		Jobs: plan.Options{OnEnd: func(i plan.Info) { st.ended <- i }},
 	})
 	require.NoError(t, err)

@@ -134,18 +134,18 @@ func (s *syncer) kickDst() plan.Step {
 // decides what has to change at which.
 func (s *syncer) check(ctx context.Context) error {
 	src, dst := s.copier.src, s.copier.dst
-	var clear []string
+	var unaware []string
 	for _, f := range s.facts {
 		if f.state == fsm.ProxyClear {
-			clear = append(clear, f.server.Name)
+			unaware = append(unaware, f.server.Name)
 		}
 	}
-	if len(clear) > 0 {
+	if len(unaware) > 0 {
 		return &walberr.Error{
-			Op: s.op, Server: strings.Join(clear, ", "), Volume: s.vol, Code: walberr.BadState,
+			Op: s.op, Server: strings.Join(unaware, ", "), Volume: s.vol, Code: walberr.BadState,
 			Found: "the proxy does not know the volume", Expected: src.Name + " in its list of archives",
 			Hint: fmt.Sprintf("full_backup registers the primary everywhere; add_archive_to_proxy(%s, %q, %s) does it at one proxy",
-				clear[0], s.vol, src.Name),
+				unaware[0], s.vol, src.Name),
 		}
 	}
 	s.already = true

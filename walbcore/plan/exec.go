@@ -3,6 +3,7 @@ package plan
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -165,9 +166,9 @@ func (r *running) run(ctx context.Context) (begun bool, err error) {
 // that fails does not stop the others.
 func (x *exec) compensate(ctx context.Context) {
 	x.job.setState(Undoing)
-	for i := len(x.begun) - 1; i >= 0; i-- {
+	for _, stage := range slices.Backward(x.begun) {
 		var wg sync.WaitGroup
-		for _, r := range x.begun[i] {
+		for _, r := range stage {
 			if r.step.Undo != nil {
 				wg.Go(func() { r.undo(ctx) })
 			}

@@ -62,7 +62,7 @@ func (t *trace) step(name, fail string) Step {
 }
 
 // run runs the plan as an exclusive job of its own owner.
-func run(t *testing.T, ctx context.Context, p *Plan) error {
+func run(ctx context.Context, t *testing.T, p *Plan) error {
 	t.Helper()
 	js := NewJobs(Options{})
 	defer func() { require.NoError(t, js.Close(context.Background())) }()
@@ -79,7 +79,7 @@ func failureOf(t *testing.T, err error) *Failure {
 func TestStepsRunInOrder(t *testing.T) {
 	var tr trace
 	p := New("op", "vol").Then(tr.step("a", "")).Then().Then(tr.step("b", ""))
-	require.NoError(t, run(t, context.Background(), p))
+	require.NoError(t, run(context.Background(), t, p))
 	assert.Equal(t, []string{"pre a", "do a", "verify a", "pre b", "do b", "verify b"}, tr.list())
 }
 
@@ -96,7 +96,7 @@ func TestFailureCompensatesInReverse(t *testing.T) {
 			var tr trace
 			p := New("op", "vol").Then(tr.step("a", "")).Then(tr.step("b", "")).
 				Then(tr.step("c", c.fail)).Then(tr.step("d", ""))
-			err := run(t, context.Background(), p)
+			err := run(context.Background(), t, p)
 			f := failureOf(t, err)
 			assert.Equal(t, "c", f.Step)
 			assert.Len(t, f.Undone, len(c.want))
@@ -117,7 +117,7 @@ func TestFailureCompensatesInReverse(t *testing.T) {
 func TestFailureNamesEverything(t *testing.T) {
 	var tr trace
 	p := New("synchronize", "vol").Then(tr.step("a", "undo")).Then(tr.step("b", "")).Then(tr.step("c", "do"))
-	err := run(t, context.Background(), p)
+	err := run(context.Background(), t, p)
 	f := failureOf(t, err)
 	assert.Equal(t, []string{"take back c", "take back b"}, f.Undone)
 	require.Len(t, f.Debts, 1)
@@ -137,10 +137,10 @@ func TestCauseOfTheSameOperationIsToldOnce(t *testing.T) {
 	cause := &walberr.Error{
 		Op: "op", Server: "a1", Volume: "vol", Code: walberr.Range, Found: "image of 4m", Expected: "8m", Err: errors.New("deep"),
 	}
-	err := run(t, context.Background(), New("op", "vol").Then(Step{
+	err := run(context.Background(), t, New("op", "vol").Then(Step{
 		Name: "copy", Do: func(context.Context) error { return cause },
 	}))
-	assert.EqualError(t, err, "op at a1 volume vol: step 1 of 1 (copy) failed: image of 4m; expected 8m; deep")
+	require.EqualError(t, err, "op at a1 volume vol: step 1 of 1 (copy) failed: image of 4m; expected 8m; deep")
 	assert.Equal(t, walberr.Range, walberr.CodeOf(err))
 }
 
@@ -161,7 +161,7 @@ func TestStageRunsAtTheSameTime(t *testing.T) {
 		return s
 	}
 	p := New("op", "vol").Then(both("a", true), both("b", false)).Then(tr.step("c", "do"))
-	err := run(t, context.Background(), p)
+	err := run(context.Background(), t, p)
 	require.Error(t, err)
 	calls := tr.list()
 	assert.ElementsMatch(t, []string{"undo a", "undo b"}, calls[len(calls)-2:])
@@ -183,7 +183,7 @@ func TestStageFailureCancelsTheOthers(t *testing.T) {
 		<-begun
 		return nil
 	}
-	err := run(t, context.Background(), New("op", "vol").Then(slow, bad))
+	err := run(context.Background(), t, New("op", "vol").Then(slow, bad))
 	assert.Equal(t, "bad", failureOf(t, err).Step)
 	assert.Equal(t, walberr.BadState, walberr.CodeOf(err))
 	assert.Contains(t, tr.list(), "slow saw the end")
@@ -203,7 +203,7 @@ func TestLenientStepIsAWarning(t *testing.T) {
 	require.NoError(t, j.Wait(context.Background()))
 	assert.Equal(t, Done, j.Info().State)
 	require.Len(t, j.Info().Warnings, 1)
-	assert.ErrorContains(t, j.Info().Warnings[0], "broken kick")
+	require.ErrorContains(t, j.Info().Warnings[0], "broken kick")
 	assert.Contains(t, tr.list(), "do b")
 }
 
@@ -212,7 +212,7 @@ func TestFinalStepEndsTheWayBack(t *testing.T) {
 	final := tr.step("b", "")
 	final.Final = true
 	p := New("op", "vol").Then(tr.step("a", "")).Then(final).Then(tr.step("c", "")).Then(tr.step("d", "do"))
-	err := run(t, context.Background(), p)
+	err := run(context.Background(), t, p)
 	assert.Equal(t, []string{"take back d", "take back c"}, failureOf(t, err).Undone)
 }
 
@@ -220,9 +220,9 @@ func TestPanicIsAFailureAndStillCompensates(t *testing.T) {
 	var tr trace
 	bad := tr.step("b", "")
 	bad.Do = func(context.Context) error { panic("oops") }
-	err := run(t, context.Background(), New("op", "vol").Then(tr.step("a", "")).Then(bad))
+	err := run(context.Background(), t, New("op", "vol").Then(tr.step("a", "")).Then(bad))
 	assert.Equal(t, walberr.Internal, walberr.CodeOf(err))
-	assert.ErrorContains(t, err, "oops")
+	require.ErrorContains(t, err, "oops")
 	assert.Equal(t, []string{"take back b", "take back a"}, failureOf(t, err).Undone)
 }
 
@@ -274,7 +274,7 @@ func TestEventsAndBytes(t *testing.T) {
 			return errors.New("cut")
 		}, Undo: func(context.Context) error { return nil }}
 		ctx := WithObserver(context.Background(), observe)
-		err := run(t, ctx, New("op", "vol").Then(copyStep))
+		err := run(ctx, t, New("op", "vol").Then(copyStep))
 		require.Error(t, err)
 		assert.Equal(t, []string{
 			"step-begin copy 1/1", "step-bytes copy 1/1", "step-bytes copy 1/1", "step-bytes copy 1/1",
@@ -359,7 +359,7 @@ func TestDryRunActsOnNothing(t *testing.T) {
 	var tr trace
 	var shown string
 	ctx := WithDryRun(context.Background(), func(p *Plan) { shown = p.String() })
-	require.NoError(t, run(t, ctx, New("op", "vol").Then(tr.step("a", "do"))))
+	require.NoError(t, run(ctx, t, New("op", "vol").Then(tr.step("a", "do"))))
 	assert.Empty(t, tr.list())
 	assert.Contains(t, shown, "1. a  [on failure: take back a]")
 }

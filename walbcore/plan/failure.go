@@ -18,7 +18,7 @@ type Debt struct {
 
 // Failure is the error of a plan that did not reach its end. It prints as its
 // Err, which [errors.As] also finds.
-type Failure struct {
+type Failure struct { //nolint:errname // it reads as plan.Failure
 	// Err has the operation, the failed step's server, the volume, the code of
 	// the cause, the cause itself, and as hint what to do.
 	Err *walberr.Error
@@ -51,12 +51,12 @@ func codeIn(ctx context.Context, err error) walberr.Code {
 }
 
 // part splits err into what the outer line already says and the rest: it
-// gives the cause without the given volume and server and without its hint,
-// and that hint.
-func part(err error, volume, server string) (cause error, hint string) {
+// gives its hint, and the cause without that hint and without the given volume
+// and server.
+func part(err error, volume, server string) (hint string, cause error) {
 	we, ok := err.(*walberr.Error) //nolint:errorlint // only the outermost line is rewritten
 	if !ok {
-		return err, ""
+		return "", err
 	}
 	inner := *we
 	if inner.Volume == volume {
@@ -66,7 +66,7 @@ func part(err error, volume, server string) (cause error, hint string) {
 		inner.Server = ""
 	}
 	hint, inner.Hint = inner.Hint, ""
-	return &inner, hint
+	return hint, &inner
 }
 
 // serverOf gives the server that err names, or def.
@@ -91,7 +91,7 @@ func (x *exec) failure(ctx context.Context, f *stepFailure) *Failure {
 		hints = append(hints, "brought back: "+strings.Join(x.undone, ", "))
 	}
 	for _, d := range x.debts {
-		cause, hint := part(d.Err, x.plan.Volume, d.Server)
+		hint, cause := part(d.Err, x.plan.Volume, d.Server)
 		text := fmt.Sprintf("NOT brought back (%s): %v", d.Step, cause)
 		if hint != "" {
 			text += ", " + hint
@@ -107,7 +107,7 @@ func (x *exec) failure(ctx context.Context, f *stepFailure) *Failure {
 func outer(ctx context.Context, op, volume, server, found string, err error) *walberr.Error {
 	server = serverOf(err, server)
 	e := &walberr.Error{Op: op, Server: server, Volume: volume, Code: codeIn(ctx, err), Found: found}
-	e.Err, e.Hint = part(err, volume, server)
+	e.Hint, e.Err = part(err, volume, server)
 	if we, ok := e.Err.(*walberr.Error); ok && we.Op == op { //nolint:errorlint // only the outermost line is rewritten
 		if found != "" && we.Found != "" {
 			e.Found += ": "

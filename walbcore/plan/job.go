@@ -73,7 +73,7 @@ type Options struct {
 type Jobs struct {
 	opts Options
 
-	hard     context.Context // ends when even compensations shall end
+	hard     context.Context //nolint:containedctx // of the owner, not of a call: it ends when even compensations shall end
 	hardStop context.CancelFunc
 	wg       sync.WaitGroup
 
@@ -224,8 +224,8 @@ func (js *Jobs) finish(j *Job, err error) {
 // forget drops the oldest ended jobs beyond keepEnded. js.mu is held.
 func (js *Jobs) forget() {
 	ended := 0
-	for i := len(js.jobs) - 1; i >= 0; i-- {
-		if js.jobs[i].Info().Ended.IsZero() {
+	for i, j := range slices.Backward(js.jobs) {
+		if j.Info().Ended.IsZero() {
 			continue
 		}
 		if ended++; ended > keepEnded {

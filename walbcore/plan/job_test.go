@@ -56,7 +56,7 @@ func TestWaiterLeavesAndTheJobGoesOn(t *testing.T) {
 	f := failureOf(t, err)
 	assert.Equal(t, j.ID(), f.Job)
 	assert.Equal(t, walberr.Canceled, walberr.CodeOf(err))
-	assert.ErrorContains(t, err, "job 1 goes on")
+	require.ErrorContains(t, err, "job 1 goes on")
 	assert.Equal(t, Undoing, j.Info().State)
 	assert.Equal(t, "repair p0", j.Info().Step)
 
@@ -116,7 +116,7 @@ func TestBuildFailureHasTheShape(t *testing.T) {
 			Op: "get state", Server: "a1", Volume: "vol", Code: walberr.Unreachable, Found: "connection refused", Hint: "start a1",
 		}
 	}})
-	assert.EqualError(t, err, "replicate_once at a1 volume vol: get state: connection refused (hint: start a1)")
+	require.EqualError(t, err, "replicate_once at a1 volume vol: get state: connection refused (hint: start a1)")
 	assert.Equal(t, walberr.Unreachable, walberr.CodeOf(err))
 	assert.Empty(t, failureOf(t, err).Step)
 	require.NoError(t, js.Close(context.Background()))
@@ -187,7 +187,7 @@ func TestCancelCauseIsTold(t *testing.T) {
 	why := errors.New("the operator changed her mind")
 	j.Cancel(why)
 	err = j.Wait(context.Background())
-	assert.ErrorIs(t, err, why)
+	require.ErrorIs(t, err, why)
 	assert.Equal(t, walberr.Canceled, walberr.CodeOf(err))
 	require.NoError(t, js.Close(context.Background()))
 }

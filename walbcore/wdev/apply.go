@@ -174,31 +174,44 @@ func (s signal) set() {
 	}
 }
 
-// bufferPool keeps buffers for groups, by size: powers of two.
+// bufferPool keeps buffers for groups, by size: powers of two up to
+// bufferStep, multiples of it above.
 type bufferPool struct {
-	pools [maxBufferBits + 1]sync.Pool
+	pools [maxBufferClass + 1]sync.Pool
 }
 
-const maxBufferBits = 24
+const (
+	bufferBits     = 16
+	bufferStep     = 1 << bufferBits
+	maxBufferClass = bufferBits + (maxGroupBytes+maxPiece)/bufferStep
+)
+
+// bufferClass is the pool for buffers of at least n bytes, and how large those
+// are.
+func bufferClass(n int) (class, size int) {
+	if n <= bufferStep {
+		class = bits.Len(uint(max(n, 1) - 1))
+		return class, 1 << class
+	}
+	steps := (n-1)/bufferStep + 1
+	return bufferBits + steps, steps * bufferStep
+}
 
 // get returns n bytes of any content.
 func (b *bufferPool) get(n int) []byte {
-	class := bits.Len(uint(max(n, 1) - 1))
-	if class > maxBufferBits {
-		return make([]byte, n)
+	class, size := bufferClass(n)
+	if class <= maxBufferClass {
+		if p, ok := b.pools[class].Get().(*[]byte); ok {
+			return (*p)[:n]
+		}
 	}
-	if p, ok := b.pools[class].Get().(*[]byte); ok {
-		return (*p)[:n]
-	}
-	return make([]byte, n, 1<<class)
+	return make([]byte, n, size)
 }
 
 // put gives back what get returned.
 func (b *bufferPool) put(p []byte) {
-	class := bits.Len(uint(max(cap(p), 1) - 1))
-	if class > maxBufferBits || cap(p) != 1<<class {
-		return
-	}
 	p = p[:cap(p)]
-	b.pools[class].Put(&p)
+	if class, size := bufferClass(len(p)); class <= maxBufferClass && size == len(p) {
+		b.pools[class].Put(&p)
+	}
 }

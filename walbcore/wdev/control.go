@@ -50,8 +50,10 @@ func (d *Userspace) SetOldest(ctx context.Context, lsid meta.Lsid) error {
 	l, s := d.lsids, d.super
 	d.mu.Unlock()
 	if lsid < l.Oldest || lsid > l.PrevWritten {
-		return &walberr.Error{Op: "set oldest lsid", Code: walberr.Range, Found: fmt.Sprint(lsid),
-			Expected: fmt.Sprintf("%d..%d", l.Oldest, l.PrevWritten), Hint: "a checkpoint moves the upper limit"}
+		return &walberr.Error{
+			Op: "set oldest lsid", Code: walberr.Range, Found: fmt.Sprint(lsid),
+			Expected: fmt.Sprintf("%d..%d", l.Oldest, l.PrevWritten), Hint: "a checkpoint moves the upper limit",
+		}
 	}
 	if lsid < l.Permanent {
 		ok, err := ring{d.logFile, s}.hasHeader(lsid)
@@ -77,8 +79,10 @@ func (d *Userspace) Resize(ctx context.Context, size block.LB) error {
 	}
 	now := d.Size()
 	if size < now || !size.Valid() {
-		return &walberr.Error{Op: "resize", Code: walberr.Range, Found: fmt.Sprintf("%d blocks", uint64(size)),
-			Expected: fmt.Sprintf("at least the present %d", uint64(now))}
+		return &walberr.Error{
+			Op: "resize", Code: walberr.Range, Found: fmt.Sprintf("%d blocks", uint64(size)),
+			Expected: fmt.Sprintf("at least the present %d", uint64(now)),
+		}
 	}
 	if size == now {
 		return nil
@@ -160,8 +164,10 @@ func (d *Userspace) newLife(s *Super) error {
 	}
 	blocks := uint64(size) / uint64(s.PBS)
 	if blocks < s.RingOffset()+s.Ring {
-		return &walberr.Error{Op: "reset log", Code: walberr.Unavailable, Found: fmt.Sprintf("a log file of %d blocks", blocks),
-			Expected: fmt.Sprintf("at least %d as at the start", s.RingOffset()+s.Ring)}
+		return &walberr.Error{
+			Op: "reset log", Code: walberr.Unavailable, Found: fmt.Sprintf("a log file of %d blocks", blocks),
+			Expected: fmt.Sprintf("at least %d as at the start", s.RingOffset()+s.Ring),
+		}
 	}
 	s.Ring = blocks - s.RingOffset()
 	s.Oldest, s.Written = 0, 0

@@ -1,6 +1,7 @@
 package wdev
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,13 +57,13 @@ func (r *region) after(n int) []byte {
 	return img
 }
 
-// settle finds out how many ops are in img, which must be at least min, and
+// settle finds out how many ops are in img, which must be at least so many, and
 // forgets them.
-func (r *region) settle(img []byte, min int) error {
+func (r *region) settle(img []byte, atLeast int) error {
 	state := append([]byte{}, r.known...)
 	found := -1
 	for n := 0; ; n++ {
-		if n >= min && string(state) == string(img) {
+		if n >= atLeast && bytes.Equal(state, img) {
 			found = n
 		}
 		if n == len(r.ops) {
@@ -71,7 +72,7 @@ func (r *region) settle(img []byte, min int) error {
 		r.apply(state, r.ops[n])
 	}
 	if found < 0 {
-		return fmt.Errorf("region %d+%d is in no state between op %d and %d", r.addr, r.len, min, len(r.ops))
+		return fmt.Errorf("region %d+%d is in no state between op %d and %d", r.addr, r.len, atLeast, len(r.ops))
 	}
 	r.known, r.ops, r.acked, r.durable = img, nil, 0, 0
 	return nil
@@ -88,7 +89,7 @@ func (r *region) write(ctx context.Context, d Disk, rnd *rand.Rand, longest, cou
 			}
 		case 1:
 			got := make([]byte, r.len.Bytes())
-			if _, err = d.ReadAt(got, r.addr.Bytes()); err == nil && string(got) != string(r.after(r.acked)) {
+			if _, err = d.ReadAt(got, r.addr.Bytes()); err == nil && !bytes.Equal(got, r.after(r.acked)) {
 				return fmt.Errorf("region %d+%d reads wrong after op %d", r.addr, r.len, r.acked)
 			}
 		case 2:
@@ -216,6 +217,7 @@ type crashWorld struct {
 }
 
 func newCrashWorld(t *testing.T, seed uint64) *crashWorld {
+	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	w := &crashWorld{t: t, rnd: rnd}
 	w.spec = Spec{Name: "w", Size: 96, LogSize: 90 * 512, PBS: 512}
@@ -328,6 +330,7 @@ func TestCrash(t *testing.T) {
 }
 
 func crashRounds(t *testing.T, seed uint64) {
+	t.Helper()
 	w := newCrashWorld(t, seed)
 	killed := false
 	for range 6 {
@@ -352,8 +355,8 @@ func crashRounds(t *testing.T, seed uint64) {
 	_, err := d.ReadAt(img, 0)
 	require.NoError(t, err)
 	if w.opt.OnFull == Block {
-		require.True(t, string(w.replica.img) == string(img), "the shipped log makes another disk, seed %d", seed)
+		require.True(t, bytes.Equal(w.replica.img, img), "the shipped log makes another disk, seed %d", seed)
 	}
 	require.NoError(t, d.Close())
-	require.True(t, string(img) == string(w.data.content()), "the data file differs after Close, seed %d", seed)
+	require.True(t, bytes.Equal(img, w.data.content()), "the data file differs after Close, seed %d", seed)
 }

@@ -42,7 +42,8 @@ type Disk interface {
 	// cancelling ctx ends that wait, and the write did not happen, or only
 	// its first pieces of 1 MiB. p is not used after the return.
 	WriteAt(ctx context.Context, p []byte, off int64) error
-	// WriteThrough is WriteAt and a Flush of this write (FUA).
+	// WriteThrough is WriteAt and a Flush of this write (FUA). Cancelling ctx
+	// leaves open whether the write happened.
 	WriteThrough(ctx context.Context, p []byte, off int64) error
 	// Flush makes everything acknowledged before the call permanent.
 	Flush(ctx context.Context) error

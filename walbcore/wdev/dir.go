@@ -70,8 +70,10 @@ var goodName = regexp.MustCompile(`^[0-9A-Za-z_][0-9A-Za-z_.-]*$`)
 // _ . -, the first one a letter, digit or _. The error has code Usage.
 func CheckName(name string) error {
 	if len(name) > MaxName || !goodName.MatchString(name) {
-		return &walberr.Error{Op: "name device", Code: walberr.Usage, Found: fmt.Sprintf("%q", name),
-			Expected: fmt.Sprintf("1 to %d letters, digits, _ . -", MaxName)}
+		return &walberr.Error{
+			Op: "name device", Code: walberr.Usage, Found: fmt.Sprintf("%q", name),
+			Expected: fmt.Sprintf("1 to %d letters, digits, _ . -", MaxName),
+		}
 	}
 	return nil
 }
@@ -88,12 +90,12 @@ func Format(ctx context.Context, logPath, dataPath string, spec Spec) error {
 	if err != nil {
 		return err
 	}
-	defer dataFile.Close()
+	defer func() { _ = dataFile.Close() }()
 	logFile, err := openFile(logPath, os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}
-	defer logFile.Close()
+	defer func() { _ = logFile.Close() }()
 	if err := format(ctx, logFile, dataFile, spec); err != nil {
 		return &walberr.Error{Op: "create device", Code: walberr.Unavailable, Err: err}
 	}
@@ -156,8 +158,10 @@ func OpenDir(path string, opt Options) (*Dir, error) {
 func NameOf(path string) (string, error) {
 	name, ok := strings.CutPrefix(path, PathPrefix)
 	if !ok || CheckName(name) != nil {
-		return "", &walberr.Error{Op: "look up device", Code: walberr.Usage, Found: "getWdevNameFromWdevPath:bad name:" + path,
-			Expected: PathPrefix + "NAME"}
+		return "", &walberr.Error{
+			Op: "look up device", Code: walberr.Usage, Found: "getWdevNameFromWdevPath:bad name:" + path,
+			Expected: PathPrefix + "NAME",
+		}
 	}
 	return name, nil
 }
@@ -256,8 +260,10 @@ func (d *Dir) lookup(ctx context.Context, name string) (*Userspace, error) {
 	dir := filepath.Join(d.path, name)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		names, _ := d.Names()
-		return nil, &walberr.Error{Op: "open device", Code: walberr.NotFound, Found: "no device " + name + " in " + d.path,
-			Hint: "there are: " + strings.Join(names, " ")}
+		return nil, &walberr.Error{
+			Op: "open device", Code: walberr.NotFound, Found: "no device " + name + " in " + d.path,
+			Hint: "there are: " + strings.Join(names, " "),
+		}
 	}
 	dev, err := Open(ctx, name, filepath.Join(dir, "log"), filepath.Join(dir, "data"), d.opt)
 	if err != nil {

@@ -120,7 +120,7 @@ func TestFileHoles(t *testing.T) {
 	if err == nil {
 		t.Skip("this file system does not tell holes")
 	}
-	assert.ErrorIs(t, err, io.EOF)
+	require.ErrorIs(t, err, io.EOF)
 	copy(want[128<<10:], random(256, 1))
 	_, err = f.WriteAt(want[128<<10:256<<10], 128<<10)
 	require.NoError(t, err)

@@ -24,6 +24,6 @@ func (d *Dir) Super(name string) (Super, error) {
 		}
 		return Super{}, &walberr.Error{Op: "inspect device", Code: code, Err: err}
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	return readSuper(f)
 }

@@ -3,6 +3,7 @@ package wdev
 import (
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"sync"
 
@@ -187,9 +188,7 @@ func (f *simFile) restart(d *simDisk, killed bool) *simFile {
 	defer f.disk.mu.Unlock()
 	g := d.file(f.size)
 	g.fill = f.fill
-	for n, s := range f.durable {
-		g.durable[n] = s
-	}
+	maps.Copy(g.durable, f.durable)
 	for n, versions := range f.cached {
 		if killed {
 			g.cached[n] = versions

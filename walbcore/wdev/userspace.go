@@ -482,12 +482,16 @@ func (d *Userspace) logReadable(lsid meta.Lsid, p []byte) (Super, error) {
 	}
 	n := meta.Lsid(uint64(len(p)) / uint64(d.super.PBS))
 	if len(p)%int(d.super.PBS) != 0 {
-		return Super{}, &walberr.Error{Op: "read log", Code: walberr.Usage, Found: fmt.Sprintf("%d bytes", len(p)),
-			Expected: fmt.Sprintf("a multiple of %d", d.super.PBS)}
+		return Super{}, &walberr.Error{
+			Op: "read log", Code: walberr.Usage, Found: fmt.Sprintf("%d bytes", len(p)),
+			Expected: fmt.Sprintf("a multiple of %d", d.super.PBS),
+		}
 	}
 	if lsid < d.lsids.Oldest || lsid > d.lsids.Permanent || n > d.lsids.Permanent-lsid {
-		return Super{}, &walberr.Error{Op: "read log", Code: walberr.Range, Found: fmt.Sprintf("%d blocks at lsid %d", n, lsid),
-			Expected: fmt.Sprintf("blocks in %d..%d", d.lsids.Oldest, d.lsids.Permanent)}
+		return Super{}, &walberr.Error{
+			Op: "read log", Code: walberr.Range, Found: fmt.Sprintf("%d blocks at lsid %d", n, lsid),
+			Expected: fmt.Sprintf("blocks in %d..%d", d.lsids.Oldest, d.lsids.Permanent),
+		}
 	}
 	return d.super, nil
 }

@@ -32,20 +32,20 @@ func TestMain(m *testing.M) {
 var small = Spec{Name: "w0", Size: 1024, LogSize: (10 + 256) * 512, PBS: 512}
 
 // simDevice is a device on simulated files that never fail by themselves.
-func simDevice(t testing.TB, spec Spec, opt Options) (*Userspace, *simFile, *simFile) {
-	t.Helper()
+func simDevice(tb testing.TB, spec Spec, opt Options) (*Userspace, *simFile, *simFile) {
+	tb.Helper()
 	spec = spec.withDefaults()
 	disk := newSimDisk(1)
 	logFile, dataFile := disk.file(spec.LogSize), disk.file(spec.Size.Bytes())
-	require.NoError(t, format(context.Background(), logFile, dataFile, spec))
+	require.NoError(tb, format(context.Background(), logFile, dataFile, spec))
 	d, err := open(context.Background(), "", logFile, dataFile, opt)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return d, logFile, dataFile
 }
 
-func closed(t testing.TB, d *Userspace) {
-	t.Helper()
-	require.NoError(t, d.Close())
+func closed(tb testing.TB, d *Userspace) {
+	tb.Helper()
+	require.NoError(tb, d.Close())
 }
 
 func random(n block.LB, seed uint64) []byte {
@@ -58,8 +58,8 @@ func random(n block.LB, seed uint64) []byte {
 }
 
 // await waits for a fact about a device.
-func await(t testing.TB, d Device, fact func() bool) {
-	t.Helper()
+func await(tb testing.TB, d Device, fact func() bool) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
@@ -70,17 +70,17 @@ func await(t testing.TB, d Device, fact func() bool) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			require.FailNow(t, "the fact never came true")
+			require.FailNow(tb, "the fact never came true")
 		}
 	}
 }
 
-func read(t testing.TB, d Disk, addr, n block.LB) []byte {
-	t.Helper()
+func read(tb testing.TB, d Disk, addr, n block.LB) []byte {
+	tb.Helper()
 	p := make([]byte, n.Bytes())
 	got, err := d.ReadAt(p, addr.Bytes())
-	require.NoError(t, err)
-	require.Len(t, p, got)
+	require.NoError(tb, err)
+	require.Len(tb, p, got)
 	return p
 }
 
@@ -314,10 +314,10 @@ func TestLongWritesAreSplit(t *testing.T) {
 }
 
 // fill writes until the log has used PB or more.
-func fill(t testing.TB, d *Userspace, used uint64) {
-	t.Helper()
+func fill(tb testing.TB, d *Userspace, used uint64) {
+	tb.Helper()
 	for i := uint64(0); d.Lsids().Usage() < used; i++ {
-		require.NoError(t, d.WriteAt(t.Context(), random(7, i), int64(i%100)*7*512))
+		require.NoError(tb, d.WriteAt(tb.Context(), random(7, i), int64(i%100)*7*512))
 	}
 }
 
@@ -573,7 +573,9 @@ func TestEverybodyAtOnce(t *testing.T) {
 				copy(mine[at.Bytes():], p)
 				assert.NoError(t, d.WriteAt(ctx, p, (w*256+at).Bytes()))
 				if i%10 == 0 {
-					assert.NoError(t, d.Flush(ctx))
+					if err := d.Flush(ctx); !assert.NoError(t, err) {
+						return
+					}
 					assert.True(t, bytes.Equal(mine, read(t, d, w*256, 256)))
 				}
 			}

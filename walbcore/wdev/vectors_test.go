@@ -68,19 +68,19 @@ func filled(b byte, size int64) image {
 // images reads a collection of recorded device images. Each is a name, the
 // name of the image it differs from (may be empty), its size, the byte that
 // fills it if there is no such image, and the 4096-byte pages that differ.
-func images(t testing.TB, path string) map[string]image {
-	t.Helper()
+func images(tb testing.TB, path string) map[string]image {
+	tb.Helper()
 	f, err := os.Open(path)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	defer f.Close()
 	z, err := gzip.NewReader(f)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	r := bufio.NewReader(z)
 	le := binary.LittleEndian
 	take := func(n int) []byte {
 		p := make([]byte, n)
 		_, err := io.ReadFull(r, p)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		return p
 	}
 	text := func() string { return string(take(int(le.Uint16(take(2))))) }
@@ -150,11 +150,11 @@ func (f *memFile) Size() (int64, error)                     { return f.size, nil
 func (f *memFile) Truncate(int64) error                     { return errors.New("has a fixed size") }
 func (f *memFile) NextData(off int64) (int64, int64, error) { return off, f.size, nil }
 
-func readJSON(t testing.TB, path string, into any) {
-	t.Helper()
+func readJSON(tb testing.TB, path string, into any) {
+	tb.Helper()
 	p, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(p, into))
+	require.NoError(tb, err)
+	require.NoError(tb, json.Unmarshal(p, into))
 }
 
 type recordedImage struct {
@@ -184,44 +184,45 @@ type recordedImage struct {
 
 // recorded are the images made with the original's tools and a writer of the
 // driver's packing rules, with what the tools said about them.
-func recorded(t testing.TB) ([]recordedImage, map[string]image, image) {
+func recorded(tb testing.TB) ([]recordedImage, map[string]image, image) {
+	tb.Helper()
 	var m struct {
 		DataSize int64 `json:"ddev_size"`
 		Images   []recordedImage
 	}
-	readJSON(t, "testdata/device.json", &m)
-	return m.Images, images(t, "testdata/device.images.gz"), filled(0, m.DataSize)
+	readJSON(tb, "testdata/device.json", &m)
+	return m.Images, images(tb, "testdata/device.images.gz"), filled(0, m.DataSize)
 }
 
-func openRing(t testing.TB, img image) ring {
-	t.Helper()
+func openRing(tb testing.TB, img image) ring {
+	tb.Helper()
 	f := newMemFile(img)
 	s, err := readSuper(f)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return ring{f, s}
 }
 
 // packs lists the headers from lsid to the end of the log.
-func packs(t testing.TB, r ring, lsid meta.Lsid) []*wlog.PackHeader {
-	t.Helper()
+func packs(tb testing.TB, r ring, lsid meta.Lsid) []*wlog.PackHeader {
+	tb.Helper()
 	var all []*wlog.PackHeader
 	for {
 		h, err := r.header(lsid)
 		if walberr.Is(err, walberr.Checksum) {
 			return all
 		}
-		require.NoError(t, err)
+		require.NoError(tb, err)
 		all = append(all, h)
 		lsid = h.Next()
 	}
 }
 
 // torn is the number of the first record with bad data; -1 if there is none.
-func torn(t testing.TB, r ring, h *wlog.PackHeader) int {
-	t.Helper()
+func torn(tb testing.TB, r ring, h *wlog.PackHeader) int {
+	tb.Helper()
 	for i, rec := range h.Records {
 		p := make([]byte, rec.PB(r.PBS)*uint64(r.PBS))
-		require.NoError(t, r.readBlocks(rec.Lsid, p))
+		require.NoError(tb, r.readBlocks(rec.Lsid, p))
 		if rec.VerifyData(p, r.Salt) != nil {
 			return i
 		}

@@ -82,10 +82,10 @@ func (d *Userspace) write(ctx context.Context, p []byte, off int64, through bool
 	piece := d.pieceBytes()
 	var ops []*op
 	for len(p) > 0 {
-		n := min(len(p), piece)
-		len := block.FromBytes(int64(n))
-		ops = append(ops, &op{IO: wlog.IO{Op: wlog.OpWrite, Addr: addr, Len: len, Data: p[:n]}, through: through})
-		addr, p = addr+len, p[n:]
+		data := p[:min(len(p), piece)]
+		n := block.FromBytes(int64(len(data)))
+		ops = append(ops, &op{IO: wlog.IO{Op: wlog.OpWrite, Addr: addr, Len: n, Data: data}, through: through})
+		addr, p = addr+n, p[len(data):]
 	}
 	return d.submit(ctx, "write", ops)
 }

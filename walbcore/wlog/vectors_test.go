@@ -22,15 +22,15 @@ import (
 	"walbsh/walbcore/walberr"
 )
 
-func load(t testing.TB, name string) []byte {
-	t.Helper()
+func load(tb testing.TB, name string) []byte {
+	tb.Helper()
 	f, err := os.Open(filepath.Join("testdata", name+".gz"))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	defer f.Close()
 	z, err := gzip.NewReader(f)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	p, err := io.ReadAll(z)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return p
 }
 
@@ -54,12 +54,12 @@ type manifest struct {
 	}
 }
 
-func loadManifest(t testing.TB) manifest {
-	t.Helper()
+func loadManifest(tb testing.TB) manifest {
+	tb.Helper()
 	p, err := os.ReadFile("testdata/manifest.json")
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	var m manifest
-	require.NoError(t, json.Unmarshal(p, &m))
+	require.NoError(tb, json.Unmarshal(p, &m))
 	return m
 }
 
@@ -232,9 +232,9 @@ func TestEndedTellsWhy(t *testing.T) {
 		}
 		require.ErrorIs(t, err, io.EOF, name)
 		if want == "" {
-			assert.NoError(t, r.Ended(), name)
+			require.NoError(t, r.Ended(), name)
 		} else {
-			assert.ErrorContains(t, r.Ended(), want, name)
+			require.ErrorContains(t, r.Ended(), want, name)
 		}
 		_, err = r.Next()
 		assert.ErrorIs(t, err, io.EOF, name)

@@ -79,7 +79,7 @@ func TestPackRules(t *testing.T) {
 		p := make([]byte, 512)
 		h.Encode(p, 5)
 		_, err = DecodePack(p, 5)
-		assert.Error(t, err, name)
+		require.Error(t, err, name)
 	}
 	unaligned := PackHeader{Total: 7, Lsid: 1, NPadding: 1, Records: []Record{{Kind: Padding, Size: 7, Local: 1, Lsid: 2}}}
 	assert.NoError(t, unaligned.Validate(512))

@@ -24,6 +24,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	lua "github.com/yuin/gopher-lua"
 
@@ -53,7 +54,7 @@ func New(modules ...kit.Module) (*Registry, error) {
 		verbs := make([]kit.Verb, len(m.Verbs))
 		for i, v := range m.Verbs {
 			if v.Tier == kit.Destructive {
-				v.Params = append(v.Params[:len(v.Params):len(v.Params)], kit.Param{
+				v.Params = append(slices.Clip(v.Params), kit.Param{
 					Name: "confirm", PyName: "confirm", Type: kit.String,
 					Doc: "the volume's name once more; asked for at a prompt, needed in a script",
 				})

@@ -209,6 +209,7 @@ func TestNewRefuses(t *testing.T) {
 func TestHelp(t *testing.T) {
 	s := newShell(t, false)
 	datadriven.RunTest(t, filepath.Join("testdata", "help"), func(t *testing.T, d *datadriven.TestData) string {
+		t.Helper()
 		s.out.Reset()
 		if err := s.vm.Run("test", d.Input); err != nil {
 			return err.Error() + "\n"

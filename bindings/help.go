@@ -107,7 +107,7 @@ func verbHelp(e entry) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s%s\n", strings.TrimSuffix(e.name(), e.verb.Name), e.verb.Usage())
 	fmt.Fprintf(&b, "  %s (%s)\n\n", e.verb.Summary, e.verb.Tier)
-	for _, line := range strings.Split(strings.TrimSpace(e.verb.Doc), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(e.verb.Doc), "\n") {
 		fmt.Fprintln(&b, strings.TrimRight("  "+strings.TrimSpace(line), " "))
 	}
 	if len(e.verb.Params) > 0 {

@@ -179,8 +179,7 @@ func (c *call) convert(positional int) (Args, error) {
 			value, err := p.Type.From(v)
 			if err != nil {
 				code, hint := walberr.Usage, ""
-				var u *unfit
-				if errors.As(err, &u) {
+				if u, ok := errors.AsType[*unfit](err); ok {
 					code, hint = u.code, u.hint
 				}
 				return Args{}, c.fail(code, hint, "%s %s", c.place(i), err.Error())

@@ -62,7 +62,7 @@ func TestClass(t *testing.T) {
 		assert.Equal(t, want, eval(t, v, expr), expr)
 	}
 	for expr, want := range map[string]string{
-		`a0.nmae`:        `a server: has no "nmae" (hint: did you mean name?)`,
+		`a0.kidn`:        `a server: has no "kidn" (hint: did you mean kind?)`,
 		`a0.zzzzzz`:      `a server: has no "zzzzzz"`,
 		`a0[1]`:          `a server: has no "1"`,
 		`a0.bad`:         "has no Lua form",
@@ -111,7 +111,9 @@ func TestAdapt(t *testing.T) {
 	assert.Same(t, plain, Adapt(plain))
 	adapted := Adapt(outer)
 	assert.Same(t, adapted, Adapt(adapted))
-	assert.Empty(t, Adapt(&walberr.Error{Op: "x"}).(*scriptError).Hint())
+	var bare *scriptError
+	require.ErrorAs(t, Adapt(&walberr.Error{Op: "x"}), &bare)
+	assert.Empty(t, bare.Hint())
 }
 
 func TestTry(t *testing.T) {

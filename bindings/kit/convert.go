@@ -99,7 +99,7 @@ func convertKind(L *lua.LState, v reflect.Value, nesting int) (lua.LValue, error
 	case reflect.Float32, reflect.Float64:
 		return lua.LNumber(v.Float()), nil
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		if s, ok := v.Interface().(fmt.Stringer); ok && v.Kind() != reflect.Int64 {
+		if s, ok := reflect.TypeAssert[fmt.Stringer](v); ok && v.Kind() != reflect.Int64 {
 			return lua.LString(s.String()), nil
 		}
 		if n := v.Int(); n < -MaxPlain {
@@ -109,7 +109,7 @@ func convertKind(L *lua.LState, v reflect.Value, nesting int) (lua.LValue, error
 		}
 		return U64(L, uint64(v.Int())), nil
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		if s, ok := v.Interface().(fmt.Stringer); ok && v.Kind() != reflect.Uint64 {
+		if s, ok := reflect.TypeAssert[fmt.Stringer](v); ok && v.Kind() != reflect.Uint64 {
 			return lua.LString(s.String()), nil
 		}
 		return U64(L, v.Uint()), nil
@@ -131,7 +131,7 @@ func convertKind(L *lua.LState, v reflect.Value, nesting int) (lua.LValue, error
 
 func convertList(L *lua.LState, v reflect.Value, nesting int) (lua.LValue, error) {
 	if v.Type().Elem().Kind() == reflect.Uint8 {
-		if s, ok := v.Interface().(fmt.Stringer); ok {
+		if s, ok := reflect.TypeAssert[fmt.Stringer](v); ok {
 			return lua.LString(s.String()), nil
 		}
 		if v.Kind() == reflect.Slice {

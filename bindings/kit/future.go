@@ -17,7 +17,7 @@ import (
 // Futures owns the Go work that scripts started in the background. It may be
 // used from many goroutines.
 type Futures struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the parent of all work; Go has no caller to take it from
 	cancel context.CancelCauseFunc
 	ended  func(*Future)
 	wg     sync.WaitGroup

@@ -211,7 +211,9 @@ func distinct(a, b string) []string {
 
 func identifier(s string) bool {
 	for i, c := range s {
-		if c != '_' && !('a' <= c|0x20 && c|0x20 <= 'z') && (i == 0 || c < '0' || c > '9') {
+		letter := c == '_' || 'a' <= c|0x20 && c|0x20 <= 'z'
+		digit := '0' <= c && c <= '9'
+		if !letter && (i == 0 || !digit) {
 			return false
 		}
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	lua "github.com/yuin/gopher-lua"
 	"go.uber.org/goleak"
 
 	"walbsh/runtime/vm"
@@ -121,16 +120,13 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// TestAliasOfTheStateIsNotNeeded: verbs see no Lua state, so that their type
-// alone says they can run on any goroutine.
 func TestArgsFromGo(t *testing.T) {
 	v := sampleVerb()
 	a := NewArgs(v.Params, map[string]any{"vol": "v1"})
 	assert.Equal(t, "v1", Get[string](a, "vol"))
 	assert.True(t, a.Given("vol"))
 	assert.False(t, a.Given("a_src"))
-	assert.Equal(t, "", Get[string](a, "a_src"))
+	assert.Empty(t, Get[string](a, "a_src"))
 	assert.PanicsWithValue(t, `the verb has no parameter "nosuch"`, func() { Get[string](a, "nosuch") })
 	assert.PanicsWithValue(t, `parameter "vol" is a string, not a int`, func() { Get[int](a, "vol") })
-	var _ lua.LGFunction = Try
 }

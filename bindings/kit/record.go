@@ -96,13 +96,13 @@ func describeRecord(mt *lua.LTable, t reflect.Type) {
 		return
 	}
 	var names lua.LTable
-	for i := range t.NumField() {
-		if name := fieldName(t.Field(i)); name != "" {
+	for f := range t.Fields() {
+		if name := fieldName(f); name != "" {
 			names.Append(lua.LString(name))
 		}
 	}
-	for i := range t.NumMethod() {
-		for _, name := range recordMethodNames(t, t.Method(i)) {
+	for m := range t.Methods() {
+		for _, name := range recordMethodNames(t, m) {
 			names.Append(lua.LString(name))
 		}
 	}

@@ -58,8 +58,7 @@ func outOfRange(text string) error { return &unfit{code: walberr.Range, text: te
 // refuse makes the error of an operation that could not use a value.
 func refuse(op string, err error) *walberr.Error {
 	e := &walberr.Error{Op: op, Code: walberr.Usage, Found: err.Error()}
-	var u *unfit
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*unfit](err); ok {
 		e.Code, e.Hint = u.code, u.hint
 	}
 	return e

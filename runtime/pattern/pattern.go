@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 const (
@@ -78,6 +79,7 @@ func (s *set) join(o set) {
 		s[i] |= o[i]
 	}
 }
+
 func (s *set) invert() {
 	for i := range s {
 		s[i] = ^s[i]
@@ -145,7 +147,7 @@ func Compile(text string) (*Pattern, error) {
 			i = next
 		case c == '%' && i+1 < len(text) && '0' <= text[i+1] && text[i+1] <= '9':
 			n := int(text[i+1]) - '1'
-			if n < 0 || n >= p.captures || contains(opened, n) {
+			if n < 0 || n >= p.captures || slices.Contains(opened, n) {
 				return nil, fmt.Errorf("invalid capture index %%%c", text[i+1])
 			}
 			p.items = append(p.items, item{kind: backref, n: n})
@@ -171,15 +173,6 @@ func Compile(text string) (*Pattern, error) {
 		return nil, errors.New("unfinished capture")
 	}
 	return p, nil
-}
-
-func contains(list []int, n int) bool {
-	for _, m := range list {
-		if m == n {
-			return true
-		}
-	}
-	return false
 }
 
 // class reads the single-character class at text[i] and gives the offset
@@ -239,7 +232,7 @@ func bracket(text string, i int) (s set, next int, err error) {
 // escaped is the class of the character behind a "%".
 func escaped(c byte) (s set) {
 	member := classes(c | 0x20)
-	if !('a' <= c|0x20 && c|0x20 <= 'z') || member == nil {
+	if letter := 'a' <= c|0x20 && c|0x20 <= 'z'; !letter || member == nil {
 		s.add(c)
 		return s
 	}
@@ -309,7 +302,7 @@ func (p *Pattern) Find(ctx context.Context, subject string, from int) (m Match, 
 
 // run is one search. Once err is set every attempt fails.
 type run struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // a run lives as long as one call of Find
 	p     *Pattern
 	s     string
 	caps  [MaxCaptures]Capture

@@ -74,12 +74,12 @@ func matching(names []string, word string) []string {
 	return out
 }
 
-func globalNames(L *lua.LState) []string {
+func globalNames(state *lua.LState) []string {
 	var names []string
 	for k := range keywords {
 		names = append(names, k)
 	}
-	return append(names, tableNames(L.Get(lua.GlobalsIndex).(*lua.LTable), false)...)
+	return append(names, tableNames(state.Get(lua.GlobalsIndex).(*lua.LTable), false)...)
 }
 
 // tableNames gives the keys of t that are names, functions only if wanted so.
@@ -95,8 +95,8 @@ func tableNames(t *lua.LTable, functions bool) []string {
 
 // resolve finds the value that a chain such as "walbc.async" names, without
 // running metamethods, or nil.
-func resolve(L *lua.LState, chain string) lua.LValue {
-	var value lua.LValue = L.Get(lua.GlobalsIndex)
+func resolve(state *lua.LState, chain string) lua.LValue {
+	value := state.Get(lua.GlobalsIndex)
 	for _, name := range strings.FieldsFunc(chain, func(r rune) bool { return r == '.' || r == ':' }) {
 		if value = member(value, name); value == nil {
 			return nil
@@ -126,7 +126,7 @@ func member(owner lua.LValue, name string) lua.LValue {
 	return nil
 }
 
-func members(L *lua.LState, owner lua.LValue, functions bool) []string {
+func members(state *lua.LState, owner lua.LValue, functions bool) []string {
 	var names []string
 	var metatable lua.LValue
 	switch owner := owner.(type) {
@@ -135,7 +135,7 @@ func members(L *lua.LState, owner lua.LValue, functions bool) []string {
 	case *lua.LUserData:
 		metatable = owner.Metatable
 	case lua.LString:
-		return members(L, L.GetGlobal(lua.StringLibName), true)
+		return members(state, state.GetGlobal(lua.StringLibName), true)
 	}
 	for range maxInherit {
 		mt, ok := metatable.(*lua.LTable)

@@ -51,8 +51,7 @@ func shell(history string) int {
 		return 70
 	}
 	fmt.Println("bye")
-	var exit *vm.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*vm.ExitError](err); ok {
 		return exit.Status
 	}
 	return 0

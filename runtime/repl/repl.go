@@ -84,7 +84,8 @@ type loop struct {
 }
 
 // Run reads and runs statements until the input ends (nil), os.exit is called
-// (a [*vm.ExitError]) or ctx is cancelled (its cause).
+// (a [*vm.ExitError]), ctx is cancelled (its cause) or nothing can be printed
+// any more (the writer's error).
 func Run(ctx context.Context, o Options) error {
 	l := &loop{Options: o}
 	stop := make(chan struct{})
@@ -200,13 +201,14 @@ func (l *loop) loop(ctx context.Context) error {
 		case errors.As(err, &syntax) && syntax.Incomplete:
 			continue
 		case err != nil:
-			l.fail(err)
+			err = l.fail(err)
 		case fn == nil:
 			return nil
 		default:
-			if err := l.run(fn); err != nil {
-				return err
-			}
+			err = l.run(fn)
+		}
+		if err != nil {
+			return err
 		}
 		pending = nil
 	}
@@ -240,19 +242,19 @@ func (l *loop) compile(statement string) (*lua.LFunction, error) {
 func (l *loop) run(fn *lua.LFunction) error {
 	l.begin()
 	values, err := l.VM.Call(fn)
+	text := ""
 	if err == nil && len(values) > 0 {
-		// Printing may run metamethods, so it can be interrupted too.
-		fmt.Fprintln(l.Lines, l.format(values))
+		text = l.format(values) + "\n" // may run metamethods, so it can be interrupted too
 	}
 	l.end()
-	var exit *vm.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return exit
-	case err != nil:
-		l.fail(err)
+	if err != nil {
+		if exit, ok := errors.AsType[*vm.ExitError](err); ok {
+			return exit
+		}
+		return l.fail(err)
 	}
-	return nil
+	_, err = io.WriteString(l.Lines, text)
+	return err
 }
 
 func (l *loop) format(values []lua.LValue) string {
@@ -268,16 +270,17 @@ func (l *loop) format(values []lua.LValue) string {
 }
 
 // fail prints an error in one line, without the position in the statement,
-// which is on the screen anyway. A defect of the program shows its stack.
-func (l *loop) fail(err error) {
+// which is on the screen anyway. A defect of the program shows its stack. The
+// error it gives is that of printing.
+func (l *loop) fail(err error) error {
 	var failed *vm.Error
 	var interrupt *vm.InterruptError
 	var syntax *vm.SyntaxError
 	text := err.Error()
 	switch {
 	case errors.As(err, &interrupt):
-		fmt.Fprintln(l.Lines, text)
-		return
+		_, err := io.WriteString(l.Lines, text+"\n")
+		return err
 	case errors.As(err, &syntax):
 		text = syntax.Message
 		if syntax.Line > 1 {
@@ -288,10 +291,10 @@ func (l *loop) fail(err error) {
 		copied.Where = ""
 		text = copied.Error()
 	}
-	text = strings.TrimPrefix(text, chunkName+":1: ")
-	fmt.Fprintln(l.Lines, "error: "+text)
-	var defect *vm.PanicError
-	if errors.As(err, &defect) {
-		fmt.Fprintln(l.Lines, strings.TrimSpace(defect.Stack))
+	text = "error: " + strings.TrimPrefix(text, chunkName+":1: ") + "\n"
+	if defect, ok := errors.AsType[*vm.PanicError](err); ok {
+		text += strings.TrimSpace(defect.Stack) + "\n"
 	}
+	_, err = io.WriteString(l.Lines, text)
+	return err
 }

@@ -187,14 +187,14 @@ func TestInterruptBeforeTheStatementRuns(t *testing.T) {
 	defer l.VM.Close()
 	assert.False(t, l.interrupt())
 	l.begin()
-	assert.ErrorIs(t, l.VM.Interrupted(), ErrInterrupted)
+	require.ErrorIs(t, l.VM.Interrupted(), ErrInterrupted)
 	l.end()
 
 	// One that came when the statement had just ended means nothing.
 	assert.False(t, l.interrupt())
 	l.forget()
 	l.begin()
-	assert.NoError(t, l.VM.Interrupted())
+	require.NoError(t, l.VM.Interrupted())
 	assert.True(t, l.interrupt())
 	assert.True(t, l.stubborn())
 	l.end()

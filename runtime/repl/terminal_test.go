@@ -31,6 +31,7 @@ type screen struct {
 }
 
 func newScreen(t *testing.T, f *os.File) *screen {
+	t.Helper()
 	s := &screen{t: t, pty: f, changed: make(chan struct{}, 1), ended: make(chan struct{})}
 	go func() {
 		defer close(s.ended)
@@ -102,8 +103,7 @@ func startShell(t *testing.T, history string) (*screen, *exec.Cmd) {
 func exitStatus(t *testing.T, cmd *exec.Cmd) int {
 	t.Helper()
 	err := cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return exit.ExitCode()
 	}
 	require.NoError(t, err)

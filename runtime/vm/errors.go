@@ -299,8 +299,7 @@ func errorCode(err error) string {
 func (v *VM) failure(err error) error {
 	e := &Error{Err: err}
 	var r *raised
-	var api *lua.ApiError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[*lua.ApiError](err); ok {
 		e.Traceback = api.StackTrace
 		if r = raisedIn(api.Object); r != nil {
 			e.Err, e.Where = r.err, r.where

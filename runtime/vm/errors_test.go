@@ -127,16 +127,15 @@ func TestLuaErrors(t *testing.T) {
 
 func TestGuardTurnsPanicsIntoErrors(t *testing.T) {
 	v, _ := newVM(t, Options{})
-	v.SetGlobal("boom", v.State().NewFunction(Guard("walbc.boom", func(*lua.LState) (int, error) {
-		var m map[string]int
-		m["x"] = 1
-		return 0, nil
+	v.SetGlobal("boom", v.State().NewFunction(Guard("walbc.boom", func(L *lua.LState) (int, error) {
+		list := []int{}
+		return list[L.GetTop()], nil
 	})))
 	err := v.Run("test", "local ok, e = pcall(boom) error(e)")
 	var p *PanicError
 	require.ErrorAs(t, err, &p)
 	assert.Contains(t, p.Stack, "errors_test.go")
-	assert.Contains(t, err.Error(), "walbc.boom: internal error: assignment to entry in nil map")
+	assert.Contains(t, err.Error(), "walbc.boom: internal error: runtime error: index out of range")
 	assert.Equal(t, "true", eval(t, v, "select(2, pcall(boom)).hint:find('report') ~= nil"))
 
 	// A Lua error inside a callback passes through a guarded function as it is.

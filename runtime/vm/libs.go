@@ -149,7 +149,7 @@ func findModule(name, searchPath string) (file, missing string) {
 		return "", fmt.Sprintf("%q is not a module name", name)
 	}
 	var tried []string
-	for _, p := range strings.Split(searchPath, ";") {
+	for p := range strings.SplitSeq(searchPath, ";") {
 		if p == "" {
 			continue
 		}

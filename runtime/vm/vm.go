@@ -63,11 +63,11 @@ type Options struct {
 // VM is one Lua state.
 type VM struct {
 	l    *lua.LState
-	base context.Context
+	base context.Context //nolint:containedctx // the parent of every epoch
 	hint func(string) string
 
 	mu     sync.Mutex
-	epoch  context.Context
+	epoch  context.Context //nolint:containedctx // replaced by Reset; calls from Lua have no other way to get it
 	cancel context.CancelCauseFunc
 }
 
@@ -172,13 +172,24 @@ func (v *VM) Run(name, source string) error {
 	return err
 }
 
+// LoadFile compiles the script in the file at path without running it; see
+// Load. Reading may fail too.
+func (v *VM) LoadFile(path string) (*lua.LFunction, error) {
+	source, err := readScript(path)
+	if err != nil {
+		return nil, err
+	}
+	return v.Load(path, source)
+}
+
 // RunFile runs the script in the file at path.
 func (v *VM) RunFile(path string) error {
-	source, err := readScript(path)
+	fn, err := v.LoadFile(path)
 	if err != nil {
 		return err
 	}
-	return v.Run(path, source)
+	_, err = v.Call(fn)
+	return err
 }
 
 // Call calls fn and gives all its results. The error is an

@@ -170,7 +170,7 @@ func TestStateIsRoomy(t *testing.T) {
 	v, _ := newVM(t, Options{})
 	assert.Equal(t, "6000", eval(t, v, `(function() local t = {} for i = 1, 6000 do t[i] = i end return select("#", unpack(t)) end)()`))
 	err := v.Run("test", "local function f() return 1 + f() end f()")
-	assert.ErrorContains(t, err, "stack overflow")
+	require.ErrorContains(t, err, "stack overflow")
 	assert.Equal(t, "2", eval(t, v, "1 + 1"))
 }
 

@@ -72,16 +72,16 @@ func TestClass(t *testing.T) {
 		`a0:say(s0)`:     "argument 1 (whatTo) wants a string, got a server s0",
 		`a0:say("fail")`: "say at a0: bad_state",
 	} {
-		assert.ErrorContains(t, fails(t, v, "return "+expr), want, expr)
+		require.ErrorContains(t, fails(t, v, "return "+expr), want, expr)
 	}
-	assert.ErrorContains(t, fails(t, v, "a0.name = 'x'"), "name cannot be set: it is read-only")
+	require.ErrorContains(t, fails(t, v, "a0.name = 'x'"), "name cannot be set: it is read-only")
 
 	typ := class.Type()
 	got, err := typ.From(L.GetGlobal("s0"))
 	require.NoError(t, err)
 	assert.Equal(t, "s0", got.(*server).name)
 	_, err = typ.From(lua.LNumber(5))
-	assert.EqualError(t, err, "wants a server, got the number 5")
+	require.EqualError(t, err, "wants a server, got the number 5")
 	assert.Equal(t, "s0", typ.text(got))
 
 	// Another state has its own metatable of the same class.
@@ -134,6 +134,6 @@ func TestTry(t *testing.T) {
 	} {
 		assert.Equal(t, want, eval(t, v, expr), expr)
 	}
-	assert.ErrorContains(t, fails(t, v, "try(5)"), "function expected")
+	require.ErrorContains(t, fails(t, v, "try(5)"), "function expected")
 	assert.True(t, strings.HasPrefix(eval(t, v, `select(2, try(function() local x = nil; return x.y end))`), "test:1: attempt to index"))
 }

@@ -108,7 +108,7 @@ func TestToLua(t *testing.T) {
 		"bad: a func() has no":    struct{ Bad func() }{},
 	} {
 		_, err := ToLua(v.State(), x)
-		assert.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, want)
 	}
 }
 
@@ -191,6 +191,6 @@ func TestRecord(t *testing.T) {
 		"a record must be a struct, not a *kit.snap":      &snap{},
 	} {
 		_, err := Record(L, x)
-		assert.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, want)
 	}
 }

@@ -56,7 +56,7 @@ func TestFuture(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 5, result)
 	assert.True(t, f.Done())
-	assert.NoError(t, fs.Wait(t.Context()))
+	require.NoError(t, fs.Wait(t.Context()))
 }
 
 func TestFutureCancel(t *testing.T) {
@@ -90,8 +90,8 @@ func TestFuturesTellWhoFailed(t *testing.T) {
 	assert.Equal(t, refused, (<-ended).Err())
 	err = fs.Wait(t.Context())
 	require.ErrorIs(t, err, refused)
-	assert.EqualError(t, err, "background b: refused", "what somebody has seen is not told again")
-	assert.NoError(t, fs.Wait(t.Context()))
+	require.EqualError(t, err, "background b: refused", "what somebody has seen is not told again")
+	require.NoError(t, fs.Wait(t.Context()))
 	assert.Empty(t, fs.pending)
 }
 
@@ -134,8 +134,8 @@ func TestFuturesInLua(t *testing.T) {
 	assert.Equal(t, "future replicate_once (running)", eval(t, v, "slow"))
 	assert.Equal(t, "false", eval(t, v, "slow:done()"))
 	assert.Equal(t, "timeout", eval(t, v, "select(2, pcall(slow.wait, slow, 0)).code"))
-	assert.ErrorContains(t, fails(t, v, "slow:wait(0)"), "replicate_once: still running (hint: the work goes on: wait again, or end it with :cancel())")
-	assert.ErrorContains(t, fails(t, v, "slow:wait('soon')"), "future:wait: argument 1 (timeoutS) wants seconds")
+	require.ErrorContains(t, fails(t, v, "slow:wait(0)"), "replicate_once: still running (hint: the work goes on: wait again, or end it with :cancel())")
+	require.ErrorContains(t, fails(t, v, "slow:wait('soon')"), "future:wait: argument 1 (timeoutS) wants seconds")
 	close(ok.release)
 	close(bad.release)
 	assert.Equal(t, "gid", eval(t, v, "ok:wait()"))
@@ -143,9 +143,9 @@ func TestFuturesInLua(t *testing.T) {
 	assert.Equal(t, "bad_state", eval(t, v, "select(2, pcall(bad.wait, bad)).code"))
 	assert.Equal(t, "failed done running", eval(t, v, "bad.state .. ' ' .. ok.state .. ' ' .. slow.state"))
 	assert.Equal(t, "gid gid", eval(t, v, "(function() local r = parallel{ok, again = ok} return r[1] .. ' ' .. r.again end)()"))
-	assert.ErrorContains(t, fails(t, v, "parallel{ok, bad}"), "replicate_once: bad_state")
-	assert.ErrorContains(t, fails(t, v, "parallel{ok, 5}"), "wants a future at key 2, got the number 5")
-	assert.ErrorContains(t, fails(t, v, "parallel(5)"), "wants a table of futures, got the number 5")
+	require.ErrorContains(t, fails(t, v, "parallel{ok, bad}"), "replicate_once: bad_state")
+	require.ErrorContains(t, fails(t, v, "parallel{ok, 5}"), "wants a future at key 2, got the number 5")
+	require.ErrorContains(t, fails(t, v, "parallel(5)"), "wants a table of futures, got the number 5")
 
 	// Ctrl-C ends the wait, not the work.
 	gaveUp := errors.New("interrupted")

@@ -81,15 +81,15 @@ func TestValidate(t *testing.T) {
 		v := sampleVerb()
 		v.Params[3].Default = nil
 		spoil(&v)
-		assert.ErrorContains(t, v.Validate(), want)
+		require.ErrorContains(t, v.Validate(), want)
 	}
 	m := Module{Name: "walbc", Summary: "operate", Verbs: []Verb{good}, Constants: []Constant{{Name: "GID_MAX", Doc: "the all-ones gid", Value: uint64(5)}}}
 	require.NoError(t, m.Validate())
 	m.Verbs = append(m.Verbs, good)
-	assert.ErrorContains(t, m.Validate(), "walbc.replicate_once is there twice")
-	assert.ErrorContains(t, (&Module{}).Validate(), "is not an identifier")
-	assert.ErrorContains(t, (&Module{Name: "m", Summary: "s", Constants: []Constant{{Name: "try", Doc: "d"}}}).Validate(), "m.try is there twice")
-	assert.ErrorContains(t, (&Module{Name: "m", Summary: "s", Constants: []Constant{{Name: "X"}}}).Validate(), "wants a name and a doc")
+	require.ErrorContains(t, m.Validate(), "walbc.replicate_once is there twice")
+	require.ErrorContains(t, (&Module{}).Validate(), "is not an identifier")
+	require.ErrorContains(t, (&Module{Name: "m", Summary: "s", Constants: []Constant{{Name: "try", Doc: "d"}}}).Validate(), "m.try is there twice")
+	require.ErrorContains(t, (&Module{Name: "m", Summary: "s", Constants: []Constant{{Name: "X"}}}).Validate(), "wants a name and a doc")
 }
 
 func TestTierNames(t *testing.T) {
@@ -99,8 +99,8 @@ func TestTierNames(t *testing.T) {
 
 func TestHint(t *testing.T) {
 	v, _ := newVM(t)
-	assert.ErrorContains(t, fails(t, v, "return u64.MAX < 5"), "order 64-bit numbers with u64.lt(a, b)")
-	assert.ErrorContains(t, fails(t, v, "for _ in pairs(u64.MAX) do end"), "only tables can be walked")
+	require.ErrorContains(t, fails(t, v, "return u64.MAX < 5"), "order 64-bit numbers with u64.lt(a, b)")
+	require.ErrorContains(t, fails(t, v, "for _ in pairs(u64.MAX) do end"), "only tables can be walked")
 	assert.Empty(t, Hint("attempt to compare number with nil"))
 }
 

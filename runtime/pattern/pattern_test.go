@@ -95,7 +95,7 @@ func TestMalformed(t *testing.T) {
 		strings.Repeat("()", 33): "too many captures",
 	} {
 		_, err := Compile(text)
-		assert.ErrorContains(t, err, want, "%q", text)
+		require.ErrorContains(t, err, want, "%q", text)
 	}
 }
 

@@ -133,7 +133,7 @@ func TestLeaving(t *testing.T) {
 	cancel(terminated)
 	v := vm.New(t.Context(), vm.Options{})
 	defer v.Close()
-	assert.ErrorIs(t, Run(ctx, Options{VM: v, Lines: &scripted{lines: []string{"1"}}}), terminated)
+	require.ErrorIs(t, Run(ctx, Options{VM: v, Lines: &scripted{lines: []string{"1"}}}), terminated)
 }
 
 func TestErrorsGoOn(t *testing.T) {

@@ -276,7 +276,7 @@ func TestTerminalEndsWithTheContext(t *testing.T) {
 	assert.Empty(t, r.line)
 	require.ErrorIs(t, r.err, terminated)
 	_, err := term.ReadLine(ctx, "> ")
-	assert.ErrorIs(t, err, terminated)
+	require.ErrorIs(t, err, terminated)
 }
 
 // TestTerminalWithoutSize has a terminal of no width, as some programs make

@@ -146,8 +146,8 @@ func TestGuardTurnsPanicsIntoErrors(t *testing.T) {
 	})))
 	raiser(v, &refusal{})
 	var r *refusal
-	assert.ErrorAs(t, v.Run("test", "callback(fail)"), &r)
-	assert.ErrorContains(t, v.Run("test", "callback(1)"), "function expected")
+	require.ErrorAs(t, v.Run("test", "callback(fail)"), &r)
+	require.ErrorContains(t, v.Run("test", "callback(1)"), "function expected")
 }
 
 func TestGuardCountsResults(t *testing.T) {

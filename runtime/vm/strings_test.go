@@ -117,7 +117,7 @@ func TestPrintFailureEndsTheScript(t *testing.T) {
 	v := New(t.Context(), Options{Stdout: closedWriter{}})
 	defer v.Close()
 	err := v.Run("test", "while true do print(1) end")
-	assert.ErrorIs(t, err, errClosed)
+	require.ErrorIs(t, err, errClosed)
 }
 
 var errClosed = errors.New("closed")

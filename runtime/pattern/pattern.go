@@ -2,8 +2,8 @@
 //
 // A Lua pattern backtracks, so a short pattern over a long subject can run
 // for hours. Here every step is counted: a search ends with [ErrTooComplex]
-// after [MaxSteps] steps, and with the context's cause soon after the context
-// is cancelled.
+// after [MaxSteps] steps and [StepsPerByte] more for each byte of the subject,
+// and with the context's cause soon after the context is cancelled.
 //
 // What may come in: any byte string as pattern and as subject; no character
 // set is assumed. A pattern is compiled first, so that a malformed one is
@@ -24,8 +24,10 @@ import (
 )
 
 const (
-	// MaxSteps bounds the work of one search. It takes about 0.1 s.
-	MaxSteps = 20_000_000
+	// MaxSteps and StepsPerByte bound the work of one search: a linear one
+	// always ends, one that backtracks over a long subject does not.
+	MaxSteps     = 4_000_000
+	StepsPerByte = 64
 	// MaxCaptures is the greatest number of captures in a pattern.
 	MaxCaptures = 32
 
@@ -33,8 +35,8 @@ const (
 	pollSteps = 4096 // steps between two looks at the context
 )
 
-// ErrTooComplex says that a search was given up after [MaxSteps] steps or
-// that its pattern nests too deeply.
+// ErrTooComplex says that a search was given up after too many steps or that
+// its pattern nests too deeply.
 var ErrTooComplex = errors.New("pattern too complex for this subject")
 
 // Capture is one captured part of the subject, in byte offsets from 0.
@@ -282,7 +284,7 @@ func classes(letter byte) func(byte) bool {
 // offset from (at it, for an anchored pattern). ok is false where there is
 // none. The error is [ErrTooComplex] or the cause of a cancelled ctx.
 func (p *Pattern) Find(ctx context.Context, subject string, from int) (m Match, ok bool, err error) {
-	r := run{ctx: ctx, p: p, s: subject}
+	r := run{ctx: ctx, p: p, s: subject, limit: MaxSteps + StepsPerByte*len(subject)}
 	for at := from; at <= len(subject); at++ {
 		stop := r.match(at, 0, 0)
 		if r.err != nil {
@@ -307,6 +309,7 @@ type run struct {
 	s     string
 	caps  [MaxCaptures]Capture
 	steps int
+	limit int
 	err   error
 }
 
@@ -317,7 +320,7 @@ func (r *run) step(n int) bool {
 	}
 	before := r.steps / pollSteps
 	r.steps += n
-	if r.steps > MaxSteps {
+	if r.steps > r.limit {
 		r.err = ErrTooComplex
 	} else if r.steps/pollSteps != before && r.ctx.Err() != nil {
 		r.err = context.Cause(r.ctx)

@@ -195,10 +195,11 @@ func (b *backup) look(ctx context.Context) error {
 				others[name] = true
 			}
 		}
-		// An existing entry of the primary goes too, with what waits there for it: it is of an older life of the log.
+		// What waits for the primary is of an older life of the log; an original loses diffs that meet it.
 		c := b.g.changeTo(b.vol, f, client.StopForce, map[string]wire.ArchiveInfo{
 			b.a0.Name: registration(f, b.a0, b.opt.Sync),
 		})
+		c.renew = b.a0.Name
 		c.run = f.state != fsm.ProxyStopped
 		c.keep = func() bool { return b.passed }
 		runs = runs || c.run

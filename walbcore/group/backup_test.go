@@ -180,6 +180,37 @@ func TestFullBackupTakesOtherArchivesOutAndSaysSo(t *testing.T) {
 	assert.True(t, st.isSynchronizing(t, st.a0))
 }
 
+func TestFullBackupLetsNothingWaitFromAnOlderLife(t *testing.T) {
+	st := newStage(t)
+	st.locked(func() {
+		st.s0.state = "SyncReady"
+		st.a0.forget()
+		st.a0.state = "SyncReady"
+		st.p0.queue["a0"] = []meta.Diff{diff(0, 1)}
+	})
+	_, err := st.backup(context.Background(), FullBackupOptions{})
+	require.NoError(t, err)
+	assert.Contains(t, st.changes("archive-info delete"), "p0: archive-info delete vol a0")
+	assert.True(t, st.isSynchronizing(t, st.a0))
+}
+
+func TestStopOfWhatOnlyForceEnds(t *testing.T) {
+	st := newStage(t)
+	st.locked(func() {
+		st.s0.state, st.a0.state, st.s0.stuck = "SyncReady", "SyncReady", true
+	})
+	ctx := context.Background()
+	_, err := st.backup(ctx, FullBackupOptions{NoWait: true})
+	require.NoError(t, err)
+	err = st.g.Stop(ctx, st.s0.conf, vol, client.StopGraceful)
+	require.ErrorContains(t, err, "state FullSync")
+	require.ErrorContains(t, err, "with force it is broken off")
+	require.NoError(t, st.g.Stop(ctx, st.s0.conf, vol, client.StopForce))
+	st.locked(func() { assert.Equal(t, "SyncReady", st.s0.state) })
+	err = st.g.Stop(ctx, st.s0.conf, vol, client.StopGraceful)
+	assert.ErrorContains(t, err, "nothing runs there")
+}
+
 func TestSnapshotWaitsAtTheArchives(t *testing.T) {
 	st := newStage(t)
 	ctx := context.Background()
@@ -280,13 +311,13 @@ func TestStopAndStart(t *testing.T) {
 		assert.Equal(t, before, state)
 		err = st.g.Start(ctx, s, vol)
 		assert.Equal(t, walberr.BadState, errorOf(t, err).Code)
-		assert.ErrorContains(t, err, "it runs already")
+		require.ErrorContains(t, err, "it runs already")
 		err = st.g.Stop(ctx, s, "vool", client.StopGraceful)
 		assert.Equal(t, walberr.NotFound, errorOf(t, err).Code)
-		assert.ErrorContains(t, err, "did you mean vol?")
+		require.ErrorContains(t, err, "did you mean vol?")
 	}
 	err := st.g.Stop(ctx, st.s0.conf, vol, client.StopEmpty)
-	assert.EqualError(t, err, `stop: argument mode: "empty" for a storage; expected graceful, force, or for a proxy empty`)
+	require.EqualError(t, err, `stop: argument mode: "empty" for a storage; expected graceful, force, or for a proxy empty`)
 	require.NoError(t, st.g.Stop(ctx, st.p0.conf, vol, client.StopEmpty))
 	before, err := st.g.StopNbk(ctx, st.p1.conf, vol, client.StopForce)
 	require.NoError(t, err)
@@ -361,7 +392,7 @@ func TestStatus(t *testing.T) {
 	assert.Equal(t, int64(1<<20), s.Archives[0].Size)
 	assert.False(t, s.Archives[1].Synchronizing)
 	assert.Equal(t, "Clear", s.Archives[1].State)
-	assert.NoError(t, s.Archives[1].Err)
+	require.NoError(t, s.Archives[1].Err)
 
 	st.locked(func() {
 		st.p0.down = true

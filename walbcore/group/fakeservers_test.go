@@ -17,6 +17,7 @@ type fakeProxy struct {
 	vol      string
 	state    string
 	stopping bool
+	busy     time.Duration // how long a stop waits before it begins
 	infos    map[string]wire.ArchiveInfo
 	queue    map[string][]meta.Diff
 }
@@ -80,6 +81,14 @@ func (p *fakeProxy) stop(mode string) {
 		return
 	}
 	p.stopping = true
+	if p.busy == 0 {
+		p.fall(mode)
+		return
+	}
+	p.w.later(p.busy, func() { p.fall(mode) })
+}
+
+func (p *fakeProxy) fall(mode string) {
 	if mode != "empty" {
 		p.state = "Stop"
 		p.w.later(time.Millisecond, func() { p.state, p.stopping = "Stopped", false })

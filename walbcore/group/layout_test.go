@@ -28,7 +28,7 @@ func TestLayout(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "localhost:10100", got.Addr())
 	_, err = l.Find("po")
-	assert.EqualError(t, err, `layout: no server "po" (hint: did you mean p0?)`)
+	require.EqualError(t, err, `layout: no server "po" (hint: did you mean p0?)`)
 	_, err = Layout{}.Primary()
 	assert.Equal(t, walberr.NotFound, walberr.CodeOf(err))
 
@@ -114,7 +114,7 @@ func TestAwait(t *testing.T) {
 			err := await(ctx, time.Minute, w, func(context.Context) (string, bool, error) {
 				return "state WaitForEmpty", false, nil
 			})
-			assert.EqualError(t, err, "stop at p0 volume vol: timeout: still state WaitForEmpty; expected state Stopped (hint: look there)")
+			require.EqualError(t, err, "stop at p0 volume vol: timeout: still state WaitForEmpty; expected state Stopped (hint: look there)")
 			assert.Equal(t, walberr.Timeout, walberr.CodeOf(err))
 		})
 	})

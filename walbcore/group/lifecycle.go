@@ -70,15 +70,15 @@ func goalOfStop(k Kind, from string, mode client.StopMode) string {
 	return ""
 }
 
-// awaitActable waits until the volume's state is one that a command
-// can act on: steady, or one that a running transfer makes.
-func (g *Group) awaitActable(ctx context.Context, op string, s Server, vol string, mode client.StopMode) (string, error) {
+// awaitActable waits until the volume's state is one that a command can act on:
+// steady, or one that a running transfer makes.
+func (g *Group) awaitActable(ctx context.Context, op string, s Server, vol string) (string, error) {
 	var word string
 	w := wait{op: op, server: s.Name, volume: vol, expected: "a steady state"}
 	err := await(ctx, g.opts.Patience, w, func(ctx context.Context) (string, bool, error) {
 		var err error
 		word, err = g.Client(s).State(ctx, vol)
-		return "state " + word, steady(s.Kind, word) || goalOfStop(s.Kind, word, mode) != "", err
+		return "state " + word, steady(s.Kind, word) || goalOfStop(s.Kind, word, client.StopForce) != "", err
 	})
 	return word, err
 }
@@ -147,7 +147,7 @@ func (g *Group) Stop(ctx context.Context, s Server, vol string, mode client.Stop
 	}
 	build := func(ctx context.Context) (*plan.Plan, error) {
 		p := plan.New(op, vol)
-		before, err := g.awaitActable(ctx, op, s, vol, mode)
+		before, err := g.awaitActable(ctx, op, s, vol)
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +158,7 @@ func (g *Group) Stop(ctx context.Context, s Server, vol string, mode client.Stop
 		case before == fsm.ArchiveClear.String():
 			return nil, g.unknownVolume(ctx, op, s, vol)
 		case goal == "":
-			return nil, refusal(op, s, vol, walberr.BadState, "state "+before, "a state that can be stopped", "")
+			return nil, refusal(op, s, vol, walberr.BadState, "state "+before, "a state that can be stopped", stopHint(s, before))
 		}
 		return p.Then(plan.Step{Name: "stop " + s.Name, Server: s.Name, Do: func(ctx context.Context) error {
 			return g.stopVolume(ctx, s, vol, mode, before, goal)
@@ -166,6 +166,13 @@ func (g *Group) Stop(ctx context.Context, s Server, vol string, mode client.Stop
 	}
 	_, err := g.run(ctx, DefaultTimeout, plan.Spec{Op: op, Volume: vol, Build: build})
 	return err
+}
+
+func stopHint(s Server, word string) string {
+	if goalOfStop(s.Kind, word, client.StopForce) != "" {
+		return "with force it is broken off"
+	}
+	return "nothing runs there"
 }
 
 // stopVolume sends a stop and waits until the volume is in the goal.
@@ -234,7 +241,7 @@ func (g *Group) Start(ctx context.Context, s Server, vol string) error {
 		return err
 	}
 	build := func(ctx context.Context) (*plan.Plan, error) {
-		word, err := g.awaitActable(ctx, op, s, vol, client.StopGraceful)
+		word, err := g.awaitActable(ctx, op, s, vol)
 		switch {
 		case err != nil:
 			return nil, err
@@ -323,7 +330,7 @@ func (g *Group) Clear(ctx context.Context, s Server, vol string) error {
 	}
 	build := func(ctx context.Context) (*plan.Plan, error) {
 		p := plan.New(op, vol)
-		before, err := g.awaitActable(ctx, op, s, vol, client.StopForce)
+		before, err := g.awaitActable(ctx, op, s, vol)
 		if err != nil || before == fsm.ArchiveClear.String() {
 			return p, err
 		}

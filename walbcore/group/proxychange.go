@@ -28,6 +28,7 @@ type proxyChange struct {
 	want   map[string]wire.ArchiveInfo // the list afterwards
 	run    bool                        // whether the proxy shall run afterwards
 	keep   func() bool                 // when it says true, restore does nothing; may be nil
+	renew  string                      // archive whose entry is made anew, so that nothing waits for it
 
 	stopSent time.Time      // a stop was sent and its end not seen yet; zero if none
 	pausedAt time.Time      // when the first stop was sent
@@ -207,8 +208,17 @@ func (c *proxyChange) waiting(ctx context.Context) string {
 
 func (c *proxyChange) changeStep() plan.Step {
 	s := plan.Step{
-		Name: fmt.Sprintf("have %s at %s", nameList(c.want), c.name()), Server: c.name(),
-		Do: func(ctx context.Context) error { return c.change(ctx, c.before.archives, c.want) },
+		Name: c.changeName(), Server: c.name(),
+		Do: func(ctx context.Context) error {
+			from := maps.Clone(c.before.archives)
+			if _, had := from[c.renew]; had {
+				if err := c.remove(ctx, c.renew); err != nil {
+					return err
+				}
+				delete(from, c.renew)
+			}
+			return c.change(ctx, from, c.want)
+		},
 		Verify: func(ctx context.Context) error {
 			names, err := c.client().ArchiveInfoList(ctx, c.vol)
 			if err == nil && !slices.Equal(names, slices.Sorted(maps.Keys(c.want))) {
@@ -221,6 +231,30 @@ func (c *proxyChange) changeStep() plan.Step {
 		s.Undo, s.UndoName = c.restore, c.backName()
 	}
 	return s
+}
+
+// changeName says what changes in the list.
+func (c *proxyChange) changeName() string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(c.before.archives)) {
+		if _, stays := c.want[name]; !stays {
+			parts = append(parts, "delete "+name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.want)) {
+		switch old, had := c.before.archives[name]; {
+		case !had:
+			parts = append(parts, "add "+name)
+		case name == c.renew:
+			parts = append(parts, "delete and add "+name)
+		case old != c.want[name]:
+			parts = append(parts, "update "+name)
+		}
+	}
+	if len(parts) == 0 {
+		parts = []string{"change nothing"}
+	}
+	return strings.Join(parts, ", ") + " at " + c.name()
 }
 
 // change makes the list of a proxy that is not running what it shall be.
@@ -248,13 +282,17 @@ func (c *proxyChange) change(ctx context.Context, from, to map[string]wire.Archi
 		if err != nil {
 			return err
 		}
-		err = c.repeat(ctx, func(ctx context.Context) error { return cl.ArchiveInfoDelete(ctx, c.vol, name) })
-		if err != nil {
+		if err := c.remove(ctx, name); err != nil {
 			return err
 		}
 		c.dropped[name] += len(diffs)
 	}
 	return nil
+}
+
+// remove deletes an archive from the list.
+func (c *proxyChange) remove(ctx context.Context, name string) error {
+	return c.repeat(ctx, func(ctx context.Context) error { return c.client().ArchiveInfoDelete(ctx, c.vol, name) })
 }
 
 // repeat repeats a command while it is refused for something that will pass:

@@ -121,7 +121,7 @@ func TestReplicateOnceGivesUpOnABusyArchive(t *testing.T) {
 	_, err := st.replicateOnce(ReplicateOptions{})
 	e := errorOf(t, err)
 	assert.Equal(t, walberr.Conflict, e.Code)
-	assert.ErrorContains(t, err, "there are running action:Restore")
+	require.ErrorContains(t, err, "there are running action:Restore")
 	st.locked(func() { assert.Equal(t, "Clear", st.a1.state, "init-vol is undone as nothing was copied") })
 }
 
@@ -162,7 +162,7 @@ func TestReplicateOnceTellsTheRealError(t *testing.T) {
 	st := newStage(t)
 	st.locked(func() { st.a0.fail = "verifyVolumeSize:volume size is smaller than the received size:vol:8:4" })
 	_, err := st.replicateOnce(ReplicateOptions{})
-	assert.ErrorContains(t, err, "volume size is smaller")
+	require.ErrorContains(t, err, "volume size is smaller")
 	assert.Equal(t, "a0", errorOf(t, err).Server)
 	f := failureOf(t, err)
 	assert.Equal(t, "copy a0 to a1", f.Step)
@@ -170,7 +170,7 @@ func TestReplicateOnceTellsTheRealError(t *testing.T) {
 	st.locked(func() { st.a0.original = true })
 	g := st.newGroup(t)
 	_, err = g.ReplicateOnce(context.Background(), st.a0.conf, vol, st.a1.conf, ReplicateOptions{})
-	assert.ErrorContains(t, err, "the copy ended with a1 in state SyncReady, gid 3 not reached")
+	require.ErrorContains(t, err, "the copy ended with a1 in state SyncReady, gid 3 not reached")
 	assert.ErrorContains(t, err, "the logs of a0 and a1 say why")
 }
 

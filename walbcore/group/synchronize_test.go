@@ -186,7 +186,7 @@ func TestSynchronizeRefusesBeforeItTouches(t *testing.T) {
 			st.locked(func() { c.prepare(st) })
 			_, err := st.synchronize(context.Background(), 0)
 			assert.Equal(t, c.code, errorOf(t, err).Code)
-			assert.ErrorContains(t, err, c.text)
+			require.ErrorContains(t, err, c.text)
 			assert.Empty(t, st.changes())
 		})
 	}
@@ -285,9 +285,9 @@ func TestSynchronizeDeadline(t *testing.T) {
 	assert.Less(t, time.Since(began), 5*time.Second)
 	e := errorOf(t, err)
 	assert.Equal(t, walberr.Timeout, e.Code)
-	assert.ErrorContains(t, err, "(copy a0 to a1) failed")
-	assert.ErrorContains(t, err, "brought back: ")
-	assert.ErrorContains(t, err, "bring p0 back to Started with a0")
+	require.ErrorContains(t, err, "(copy a0 to a1) failed")
+	require.ErrorContains(t, err, "brought back: ")
+	require.ErrorContains(t, err, "bring p0 back to Started with a0")
 	st.before(t)
 	st.locked(func() { st.a0.stuck = false })
 	r, err := st.synchronize(context.Background(), 0)
@@ -354,6 +354,27 @@ func TestSynchronizeInterruptedReturnsAtOnceAndTheJobGoesOn(t *testing.T) {
 	st.before(t)
 }
 
+// TestSynchronizeInterruptedBeforeTheStopBegins: the proxy has accepted the
+// stop and still takes a log. It must not be left alone as running.
+func TestSynchronizeInterruptedBeforeTheStopBegins(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	st.locked(func() { st.p0.busy = 200 * time.Millisecond })
+	ctx, interrupt := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() {
+		_, err := st.synchronize(ctx, 0)
+		result <- err
+	}()
+	st.eventually(t, func() bool { return st.p0.stopping && st.p0.state == "Started" }, "the stop waits")
+	interrupt()
+	require.Error(t, <-result)
+	in := <-st.ended
+	assert.Empty(t, failureOf(t, in.Err).Debts)
+	st.locked(func() { assert.False(t, st.p0.stopping, "the stop is over") })
+	st.before(t)
+}
+
 func TestSynchronizeSeesAtOnceThatAProxyGaveUp(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
@@ -380,7 +401,7 @@ func TestSynchronizeNamesWhatCouldNotBeBroughtBack(t *testing.T) {
 	assert.Equal(t, walberr.Unreachable, walberr.CodeOf(err))
 	require.Len(t, f.Debts, 1)
 	assert.Equal(t, "p1", f.Debts[0].Server)
-	assert.ErrorContains(t, err, `when p1 answers again: del_archive_from_proxy(p1, "vol", a1), start(p1, "vol") unless it runs`)
+	require.ErrorContains(t, err, `when p1 answers again: del_archive_from_proxy(p1, "vol", a1), start(p1, "vol") unless it runs`)
 	state, archives := st.proxyState(st.p0)
 	assert.Equal(t, "Started", state)
 	assert.Equal(t, []string{"a0"}, archives)
@@ -411,8 +432,8 @@ func TestSynchronizeDryRun(t *testing.T) {
 	assert.Equal(t, `synchronize vol:
   1. stop p0 when it is empty  [on failure: bring p0 back to Started with a0]
      stop p1 when it is empty  [on failure: bring p1 back to Started with a0]
-  2. have a0, a1 at p0
-     have a0, a1 at p1
+  2. add a1 at p0
+     add a1 at p1
   3. init the volume at a1  [on failure: clear the volume at a1 if nothing was copied]
   4. copy a0 to a1
   5. start p0
@@ -430,16 +451,16 @@ func TestIsSynchronizing(t *testing.T) {
 
 	st.locked(func() { st.p1.infos["a1"] = info(st.a1.conf) })
 	_, err := st.g.IsSynchronizing(ctx, st.a1.conf, vol)
-	assert.EqualError(t, err, "is_synchronizing volume vol: a1 is registered at p1 but not at p0; "+
+	require.EqualError(t, err, "is_synchronizing volume vol: a1 is registered at p1 but not at p0; "+
 		"expected the same at all proxies (hint: synchronize or stop_synchronizing makes it whole)")
 	assert.Equal(t, walberr.BadState, walberr.CodeOf(err))
 
 	_, err = st.g.IsSynchronizing(ctx, st.a1.conf, "vool")
 	assert.Equal(t, walberr.NotFound, walberr.CodeOf(err))
-	assert.ErrorContains(t, err, "did you mean vol?")
+	require.ErrorContains(t, err, "did you mean vol?")
 
 	_, err = st.g.IsSynchronizing(ctx, st.p0.conf, vol)
-	assert.EqualError(t, err, "is_synchronizing: argument ax: p0 is a proxy; expected an archive")
+	require.EqualError(t, err, "is_synchronizing: argument ax: p0 is a proxy; expected an archive")
 
 	st.locked(func() { st.p0.down = true })
 	_, err = st.g.IsSynchronizing(ctx, st.a1.conf, vol)
@@ -563,7 +584,7 @@ func TestStopSynchronizingFailsInTheMiddle(t *testing.T) {
 				return
 			}
 			require.Len(t, f.Debts, 1)
-			assert.ErrorContains(t, err, "stays without 1 diff for a1, which were lost with the removal")
+			require.ErrorContains(t, err, "stays without 1 diff for a1, which were lost with the removal")
 			_, archives := st.proxyState(st.p0)
 			assert.Equal(t, []string{"a0"}, archives, "a gap is not hidden")
 		})

@@ -97,12 +97,12 @@ func TestOneExclusivePlanPerVolume(t *testing.T) {
 	<-begun
 	err = js.Run(context.Background(), empty("synchronize", "vol"))
 	assert.Equal(t, walberr.Conflict, walberr.CodeOf(err))
-	assert.ErrorContains(t, err, "synchronize volume vol: job 1 (hang) is running on this volume")
+	require.ErrorContains(t, err, "synchronize volume vol: job 1 (hang) is running on this volume")
 	assert.NoError(t, js.Run(context.Background(), empty("synchronize", "other")))
 	assert.NoError(t, js.Run(context.Background(), empty("kick", "")))
 	shared := empty("snapshot", "vol")
 	shared.Shared = true
-	assert.NoError(t, js.Run(context.Background(), shared))
+	require.NoError(t, js.Run(context.Background(), shared))
 	j.Cancel(nil)
 	<-j.Done()
 	assert.NoError(t, js.Run(context.Background(), empty("synchronize", "vol")))

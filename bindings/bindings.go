@@ -142,6 +142,7 @@ func (s *Session) installModule(L *lua.LState, m *kit.Module) error {
 		}
 		t.RawSetString(c.Name, value)
 	}
+	s.tables[async] = m
 	t.RawSetString("async", async)
 	t.RawSetString("try", L.NewFunction(withoutSelf(t, kit.Try)))
 	t.RawSetString("parallel", L.NewFunction(withoutSelf(t, kit.Func("parallel", kit.Parallel))))

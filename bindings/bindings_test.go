@@ -33,7 +33,7 @@ func sample(release <-chan struct{}) kit.Module {
 		Verbs: []kit.Verb{
 			{
 				Name: "replicate_once", Summary: "replicate a volume once",
-				Doc: "Copies what the source has.\n\nFails where it cannot.", Tier: kit.Safe, Result: "the gid that was replicated",
+				Doc: "Copies what the source has at the time of the call, and all the snapshots in it, to the destination.\n\nFails where it cannot.", Tier: kit.Safe, Result: "the gid that was replicated",
 				Params: []kit.Param{
 					{Name: "a_src", PyName: "aSrc", Type: kit.String, Required: true, Doc: "the source"},
 					vol,
@@ -133,6 +133,7 @@ func TestCalls(t *testing.T) {
 		`walbc.replicateOnce`:                                        `test:1: walbc: has no "replicateOnce" (hint: did you mean replicate_once?)`,
 		`walbc.async.xyz`:                                            `test:1: walbc.async: has no "xyz"`,
 		`walbc.replicate_once`:                                       "walbc.replicate_once(aSrc, vol, timeoutS=86400)",
+		`walbc`:                                                      "walbc: operate a backup group (help(walbc) lists its 3 verbs)",
 		`walbc.async.clear_vol`:                                      "walbc.async.clear_vol(vol, confirm=nil)",
 		`rawget(walbc, "nosuch")`:                                    "nil",
 		`{walbc.wait_here}`:                                          "{walbc.wait_here()}",

@@ -108,7 +108,7 @@ func verbHelp(e entry) string {
 	fmt.Fprintf(&b, "%s%s\n", strings.TrimSuffix(e.name(), e.verb.Name), e.verb.Usage())
 	fmt.Fprintf(&b, "  %s (%s)\n\n", e.verb.Summary, e.verb.Tier)
 	for line := range strings.SplitSeq(strings.TrimSpace(e.verb.Doc), "\n") {
-		fmt.Fprintln(&b, strings.TrimRight("  "+strings.TrimSpace(line), " "))
+		fmt.Fprintln(&b, wrap(line, "  ", "  "))
 	}
 	if len(e.verb.Params) > 0 {
 		fmt.Fprintln(&b)
@@ -117,15 +117,34 @@ func verbHelp(e entry) string {
 			width = max(width, len(paramNames(p)))
 		}
 		for _, p := range e.verb.Params {
-			fmt.Fprintf(&b, "  %-*s  %s; %s\n", width, paramNames(p), p.Doc, p.Type.Name)
+			first := fmt.Sprintf("  %-*s  ", width, paramNames(p))
+			fmt.Fprintln(&b, wrap(p.Doc+"; "+p.Type.Name, first, strings.Repeat(" ", len(first))))
 		}
 	}
 	result := e.verb.Result
 	if e.async {
 		result = "at once a future, whose :wait() gives " + result
 	}
-	fmt.Fprintf(&b, "\n  gives %s\n", result)
+	fmt.Fprintf(&b, "\n%s\n", wrap("gives "+result, "  ", "  "))
 	return b.String()
+}
+
+// columns is the width of help texts.
+const columns = 78
+
+// wrap breaks a paragraph into lines, of which the first begins with first and
+// the others with indent.
+func wrap(text, first, indent string) string {
+	var lines []string
+	line := first
+	for word := range strings.FieldsSeq(text) {
+		if len(line)+len(word) > columns && strings.TrimSpace(line) != "" && line != first {
+			lines = append(lines, strings.TrimRight(line, " "))
+			line = indent
+		}
+		line += word + " "
+	}
+	return strings.Join(append(lines, strings.TrimRight(line, " ")), "\n")
 }
 
 // paramNames is "aSrc, a_src", or one name where both are the same.
@@ -173,12 +192,17 @@ func (s *Session) verbRecords(L *lua.LState) (int, error) {
 	return 1, nil
 }
 
-// Describe gives the text with which a prompt shows a verb: its usage. ok is
-// false for everything else.
+// Describe gives the text with which a prompt shows a verb, its usage, or a
+// module. ok is false for everything else.
 func (s *Session) Describe(v lua.LValue) (text string, ok bool) {
-	if fn, isFunction := v.(*lua.LFunction); isFunction {
-		if e, ok := s.functions[fn]; ok {
+	switch v := v.(type) {
+	case *lua.LFunction:
+		if e, ok := s.functions[v]; ok {
 			return strings.TrimSuffix(e.name(), e.verb.Name) + e.verb.Usage(), true
+		}
+	case *lua.LTable:
+		if m, ok := s.tables[v]; ok {
+			return fmt.Sprintf("%s: %s (help(%s) lists its %d verbs)", m.Name, m.Summary, m.Name, len(m.Verbs)), true
 		}
 	}
 	return "", false

@@ -148,5 +148,6 @@ func TestTypes(t *testing.T) {
 			assert.Equal(t, c.want, got, c.expr)
 		}
 	}
+	assert.Equal(t, `{} {"a", "b"}`, List(String).text([]any{})+" "+List(String).text([]any{"a", "b"}))
 	assert.Equal(t, `"64m" "force" "x" 1.5`, Size.text(int64(64<<20))+" "+OneOf("force").text("force")+" "+String.text("x")+" "+Seconds.text(1500*time.Millisecond))
 }

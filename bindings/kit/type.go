@@ -242,6 +242,13 @@ func List(of Type) Type {
 	return Type{
 		Name:  "a list of which each is " + of.Name,
 		Table: true,
+		Text: func(v any) string {
+			var parts []string
+			for _, item := range v.([]any) {
+				parts = append(parts, of.text(item))
+			}
+			return "{" + strings.Join(parts, ", ") + "}"
+		},
 		From: func(v lua.LValue) (any, error) {
 			t, ok := v.(*lua.LTable)
 			if !ok {

@@ -24,9 +24,10 @@ import (
 )
 
 const (
-	// MaxSteps and StepsPerByte bound the work of one search: a linear one
-	// always ends, one that backtracks over a long subject does not.
-	MaxSteps     = 4_000_000
+	// MaxSteps bounds the work of one search on a short subject.
+	MaxSteps = 4_000_000
+	// StepsPerByte is added to the bound for each byte of the subject, so that
+	// a linear search always ends.
 	StepsPerByte = 64
 	// MaxCaptures is the greatest number of captures in a pattern.
 	MaxCaptures = 32

@@ -12,7 +12,7 @@ import (
 // Completer makes the completion for a prompt on v. It completes global names,
 // keywords, and behind a dot or a colon the members of tables, strings and
 // userdata; words, if not nil, gives further candidates for the end of an
-// unfinished line. It runs no Lua code: userdata name their members in the
+// unfinished line. Where no word is begun it gives those alone. It runs no Lua code: userdata name their members in the
 // list __dir of their metatable.
 //
 // The result is for a line up to the cursor: whole words, sorted, and how many
@@ -32,7 +32,9 @@ func Completer(v *vm.VM, words func(line string) []string) func(line string) (ca
 		word := chain[cut:]
 		var names []string
 		if cut == 0 {
-			names = globalNames(v.State())
+			if word != "" {
+				names = globalNames(v.State())
+			}
 			if words != nil {
 				names = append(names, words(line)...)
 			}

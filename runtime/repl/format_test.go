@@ -111,7 +111,10 @@ func TestCompleter(t *testing.T) {
 		assert.Equal(t, c.want, got, c.line)
 		assert.Equal(t, c.replace, replace, c.line)
 	}
-	all, _ := complete("")
-	assert.NotContains(t, all, "_hidden")
-	assert.Contains(t, all, "while")
+	for _, nothing := range []string{"", "f(", "1 + "} {
+		got, _ := complete(nothing)
+		assert.Empty(t, got, nothing)
+	}
+	got, _ := complete("walbc.replicate({")
+	assert.Equal(t, []string{"timeoutS="}, got)
 }

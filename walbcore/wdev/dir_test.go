@@ -43,11 +43,11 @@ func TestDir(t *testing.T) {
 	assert.Same(t, d, again)
 	_, err = dir.Lookup("/dev/walb/nosuch")
 	assert.True(t, walberr.Is(err, walberr.NotFound), err)
-	assert.ErrorContains(t, err, "there are: w0 w1")
+	require.ErrorContains(t, err, "there are: w0 w1")
 	for _, bad := range []string{"", "w1", "/dev/walb/", "/dev/walb/../w1", "/dev/sda", "/dev/walb/a/b"} {
 		_, err = dir.Lookup(bad)
 		assert.True(t, walberr.Is(err, walberr.Usage), bad)
-		assert.ErrorContains(t, err, "getWdevNameFromWdevPath:bad name:"+bad)
+		require.ErrorContains(t, err, "getWdevNameFromWdevPath:bad name:"+bad)
 	}
 	require.NoError(t, dir.Close())
 	_, err = dir.Open(ctx, "w1")
@@ -173,11 +173,11 @@ func TestSuperRules(t *testing.T) {
 	for i := range len(p) * 8 {
 		p[i/8] ^= 1 << (i % 8)
 		_, err := DecodeSuper(p)
-		assert.Error(t, err, "bit %d", i)
+		require.Error(t, err, "bit %d", i)
 		p[i/8] ^= 1 << (i % 8)
 	}
 	_, err := DecodeSuper(p[:100])
-	assert.Error(t, err)
+	require.Error(t, err)
 	_, err = readSuper(newMemFile(filled(0, 100)))
 	assert.True(t, walberr.Is(err, walberr.Checksum), err)
 }

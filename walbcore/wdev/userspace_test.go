@@ -258,10 +258,10 @@ func TestArguments(t *testing.T) {
 	}
 	n, err := d.ReadAt(buf, end-512)
 	assert.Equal(t, 512, n)
-	assert.ErrorIs(t, err, io.EOF)
+	require.ErrorIs(t, err, io.EOF)
 	n, err = d.ReadAt(buf, end)
 	assert.Zero(t, n)
-	assert.ErrorIs(t, err, io.EOF)
+	require.ErrorIs(t, err, io.EOF)
 	_, err = d.ReadAt(buf, 1)
 	assert.True(t, walberr.Is(err, walberr.Usage))
 	assert.NoError(t, d.WriteAt(ctx, nil, 0))
@@ -274,7 +274,7 @@ func TestArguments(t *testing.T) {
 		"write": d.WriteAt(gone, buf, 0), "flush": d.Flush(gone), "discard": d.Discard(gone, 0, 512), "checkpoint": d.Checkpoint(gone),
 		"read log": d.ReadLog(gone, 0, nil), "set oldest": d.SetOldest(gone, 0), "reset": d.ResetLog(gone), "resize": d.Resize(gone, small.Size),
 	} {
-		assert.ErrorIs(t, err, context.Canceled, name)
+		require.ErrorIs(t, err, context.Canceled, name)
 	}
 	_, err = d.NextData(gone, 0)
 	assert.ErrorIs(t, err, context.Canceled)
@@ -399,7 +399,7 @@ func TestBlock(t *testing.T) {
 		assert.Equal(t, meta.Lsid(248), d.Lsids().Latest, "nobody got in")
 		cancel()
 		synctest.Wait()
-		assert.ErrorIs(t, done[0], context.Canceled)
+		require.ErrorIs(t, done[0], context.Canceled)
 
 		l := d.Lsids()
 		assert.Equal(t, l.Latest, l.PrevWritten, "a full log is checkpointed without being asked")
@@ -537,14 +537,14 @@ func TestDiskErrors(t *testing.T) {
 				}
 			}
 			assert.True(t, walberr.Is(err, walberr.Unavailable), err)
-			assert.ErrorIs(t, err, errDisk)
-			assert.Error(t, d.Err())
-			assert.ErrorIs(t, d.Flush(ctx), errDisk)
-			assert.ErrorIs(t, d.Discard(ctx, 0, 512), errDisk)
-			assert.ErrorIs(t, d.ResetLog(ctx), errDisk)
-			assert.ErrorIs(t, d.Checkpoint(ctx), errDisk)
+			require.ErrorIs(t, err, errDisk)
+			require.Error(t, d.Err())
+			require.ErrorIs(t, d.Flush(ctx), errDisk)
+			require.ErrorIs(t, d.Discard(ctx, 0, 512), errDisk)
+			require.ErrorIs(t, d.ResetLog(ctx), errDisk)
+			require.ErrorIs(t, d.Checkpoint(ctx), errDisk)
 			assert.True(t, bytes.Equal(want, read(t, d, 0, small.Size)), "log %v, op %d", brokenLog, breakAt)
-			assert.ErrorIs(t, d.Close(), errDisk)
+			require.ErrorIs(t, d.Close(), errDisk)
 			logFile.disk.breakAt = 0
 			d, err = open(ctx, "", logFile, dataFile, Options{})
 			require.NoError(t, err)
@@ -571,9 +571,13 @@ func TestEverybodyAtOnce(t *testing.T) {
 				at := block.LB(rnd.IntN(int(256 - n)))
 				p := random(n, uint64(i))
 				copy(mine[at.Bytes():], p)
-				assert.NoError(t, d.WriteAt(ctx, p, (w*256+at).Bytes()))
+				if err := d.WriteAt(ctx, p, (w*256 + at).Bytes()); err != nil {
+					t.Error(err)
+					return
+				}
 				if i%10 == 0 {
-					if err := d.Flush(ctx); !assert.NoError(t, err) {
+					if err := d.Flush(ctx); err != nil {
+						t.Error(err)
 						return
 					}
 					assert.True(t, bytes.Equal(mine, read(t, d, w*256, 256)))
@@ -596,7 +600,9 @@ func TestEverybodyAtOnce(t *testing.T) {
 	}
 	again(func() { assert.NoError(t, d.ResetLog(ctx)) })
 	again(func() {
-		assert.NoError(t, d.Checkpoint(ctx))
+		if err := d.Checkpoint(ctx); err != nil {
+			t.Error(err)
+		}
 		_ = d.SetOldest(ctx, d.Lsids().PrevWritten)
 	})
 	again(func() {

@@ -253,7 +253,7 @@ func TestCutAtEveryByte(t *testing.T) {
 		case n < FileHeaderSize:
 			assert.True(t, walberr.Is(err, walberr.Checksum), n)
 		case n < FileHeaderSize+512, n >= FileHeaderSize+5*512:
-			assert.NoError(t, err, n)
+			require.NoError(t, err, n)
 		default:
 			assert.True(t, walberr.Is(err, walberr.Checksum), n)
 		}

@@ -82,7 +82,7 @@ func TestPackRules(t *testing.T) {
 		require.Error(t, err, name)
 	}
 	unaligned := PackHeader{Total: 7, Lsid: 1, NPadding: 1, Records: []Record{{Kind: Padding, Size: 7, Local: 1, Lsid: 2}}}
-	assert.NoError(t, unaligned.Validate(512))
+	require.NoError(t, unaligned.Validate(512))
 	assert.ErrorContains(t, unaligned.Validate(4096), "whole physical blocks")
 }
 
@@ -96,7 +96,7 @@ func TestPackHeaderRoundTrip(t *testing.T) {
 	_, err = DecodePack(p, 1)
 	assert.True(t, walberr.Is(err, walberr.Checksum), "another salt")
 	_, err = DecodePack(p[:511], 0xdeadbeef)
-	assert.Error(t, err)
+	require.Error(t, err)
 
 	binary.LittleEndian.PutUint16(p[16:], 65535) // n_records beyond the block
 	_, err = DecodePack(p, 0xdeadbeef)
@@ -130,9 +130,9 @@ func TestShrink(t *testing.T) {
 func TestVerifyData(t *testing.T) {
 	data := bytes.Repeat([]byte{1, 2, 3, 4}, 128)
 	r := Record{Kind: Write, Size: 1, Checksum: checksum.Sum(data, 42)}
-	assert.NoError(t, r.VerifyData(append(data, 9), 42), "what lies behind is not looked at")
-	assert.Error(t, r.VerifyData(data, 43))
-	assert.Error(t, r.VerifyData(data[:511], 42))
+	require.NoError(t, r.VerifyData(append(data, 9), 42), "what lies behind is not looked at")
+	require.Error(t, r.VerifyData(data, 43))
+	require.Error(t, r.VerifyData(data[:511], 42))
 	r.Kind = Discard
 	assert.NoError(t, r.VerifyData(nil, 42))
 }

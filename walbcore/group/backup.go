@@ -266,11 +266,7 @@ func (b *backup) learnTarget(ctx context.Context) error {
 }
 
 func (b *backup) initArchiveStep() plan.Step {
-	c := b.g.newCopier(backupOp, Server{}, b.vol, b.a0, ReplicateOptions{})
-	s := c.initStep()
-	undo := s.Undo
-	s.Undo = func(ctx context.Context) error { return b.unlessPassed(ctx, undo) }
-	return s
+	return b.g.initArchiveStep(backupOp, b.a0, b.vol, func(context.Context) (bool, error) { return b.passed, nil })
 }
 
 // leaveStandbyStep brings the storage from Standby to SyncReady.

@@ -84,7 +84,7 @@ func TestFullBackupRefusesBeforeItTouches(t *testing.T) {
 			st.locked(func() { c.prepare(st) })
 			_, err := st.backup(context.Background(), FullBackupOptions{})
 			assert.Equal(t, c.code, errorOf(t, err).Code)
-			assert.ErrorContains(t, err, c.text)
+			require.ErrorContains(t, err, c.text)
 			assert.Empty(t, st.changes())
 		})
 	}
@@ -215,7 +215,7 @@ func TestSnapshotWaitsAtTheArchives(t *testing.T) {
 	st := newStage(t)
 	ctx := context.Background()
 	_, err := st.g.Snapshot(ctx, st.s0.conf, vol, []Server{st.a0.conf, st.a1.conf}, 0)
-	assert.ErrorContains(t, err, "it is not synchronizing")
+	require.ErrorContains(t, err, "it is not synchronizing")
 	assert.Empty(t, st.changes("snapshot"), "refused before it is taken")
 
 	gid, err := st.g.Snapshot(ctx, st.s0.conf, vol, []Server{st.a0.conf}, 0)
@@ -229,10 +229,10 @@ func TestSnapshotWaitsAtTheArchives(t *testing.T) {
 	require.NoError(t, st.g.WaitForRestorable(ctx, st.a0.conf, vol, gid, 0))
 
 	st.locked(func() { st.a0.state = "WdiffRecv" }) // takes nothing
-	gid, err = st.g.Snapshot(ctx, st.s0.conf, vol, []Server{st.a0.conf}, 50*time.Millisecond)
+	gid, err = st.g.Snapshot(ctx, st.s0.conf, vol, []Server{st.a0.conf}, 200*time.Millisecond)
 	assert.Equal(t, walberr.Timeout, errorOf(t, err).Code)
 	assert.Equal(t, meta.Gid(6), gid, "the gid is told with the error")
-	assert.ErrorContains(t, err, "gid 6")
+	require.ErrorContains(t, err, "gid 6")
 
 	st.locked(func() { st.a0.state = "Archived"; st.a0.fill(9) })
 	err = st.g.WaitForRestorable(ctx, st.a0.conf, vol, 6, 0)
@@ -268,10 +268,10 @@ func TestRestoreAndDelRestored(t *testing.T) {
 	assert.Equal(t, Restored{Gid: 2, Name: "wr_vol_2", Path: "/data/a0/vol/wr_vol_2"}, r)
 	_, err = st.g.Restore(ctx, ax, vol, 2, 0)
 	assert.Equal(t, walberr.Conflict, errorOf(t, err).Code)
-	assert.ErrorContains(t, err, `del_restored(a0, "vol", 2)`)
+	require.ErrorContains(t, err, `del_restored(a0, "vol", 2)`)
 	_, err = st.g.Restore(ctx, ax, vol, 7, 0)
 	assert.Equal(t, walberr.NotFound, errorOf(t, err).Code)
-	assert.ErrorContains(t, err, "one of 0 1 2 3")
+	require.ErrorContains(t, err, "one of 0 1 2 3")
 	list, err := st.g.GetRestored(ctx, ax, vol)
 	require.NoError(t, err)
 	assert.Equal(t, gids(2), list)
@@ -284,7 +284,7 @@ func TestRestoreAndDelRestored(t *testing.T) {
 
 	st.locked(func() { st.a0.fail = "no space" })
 	_, err = st.g.Restore(ctx, ax, vol, 1, 0)
-	assert.ErrorContains(t, err, "the restore ended without an image")
+	require.ErrorContains(t, err, "the restore ended without an image")
 
 	st.locked(func() { st.a0.fail = "" })
 	st.a0.break_(fault{match: "restore", refuse: "c2aRestoreServer:there are running action:Resize:1", times: 2})
@@ -333,7 +333,7 @@ func TestStopThatIsGivenUp(t *testing.T) {
 	})
 	err := st.g.Stop(context.Background(), st.p0.conf, vol, client.StopEmpty)
 	assert.Equal(t, walberr.Unavailable, errorOf(t, err).Code)
-	assert.ErrorContains(t, err, "the stop was given up, state Started")
+	require.ErrorContains(t, err, "the stop was given up, state Started")
 
 	// An archive in which something runs: it never begins to stop.
 	err = st.g.Stop(context.Background(), st.a0.conf, vol, client.StopGraceful)

@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -197,32 +198,42 @@ func (c *copier) aimAtEnd(ctx context.Context) error {
 	return nil
 }
 
-// initStep makes the volume known at a destination that never saw it. Undone,
-// it is forgotten again, unless data has come.
+// initStep makes the volume known at a destination that never saw it.
 func (c *copier) initStep() plan.Step {
-	cl := c.g.Client(c.dst)
+	return c.g.initArchiveStep(c.op, c.dst, c.vol, func(ctx context.Context) (bool, error) {
+		running, err := c.g.Client(c.src).NumAction(ctx, c.vol, replAction)
+		return running > 0, err
+	})
+}
+
+// initArchiveStep makes a volume known at an archive. Undone, it is forgotten
+// again, unless data has come or inUse says that it will.
+func (g *Group) initArchiveStep(op string, ax Server, vol string, inUse func(ctx context.Context) (bool, error)) plan.Step {
+	cl := g.Client(ax)
 	return plan.Step{
-		Name:   "init the volume at " + c.dst.Name,
-		Server: c.dst.Name,
-		Do:     func(ctx context.Context) error { return cl.InitVol(ctx, c.vol, "") },
+		Name:   "init the volume at " + ax.Name,
+		Server: ax.Name,
+		Do:     func(ctx context.Context) error { return cl.InitVol(ctx, vol, "") },
 		Verify: func(ctx context.Context) error {
-			state, err := c.g.archiveState(ctx, c.dst, c.vol)
+			state, err := g.archiveState(ctx, ax, vol)
 			if err == nil && state == fsm.ArchiveClear {
-				err = c.refuse(c.dst, walberr.BadState, "state Clear after init-vol", "SyncReady", "")
+				err = refusal(op, ax, vol, walberr.BadState, "state Clear after init-vol", "SyncReady", "")
 			}
 			return err
 		},
-		UndoName: "clear the volume at " + c.dst.Name + " if nothing was copied",
+		UndoName: "clear the volume at " + ax.Name + " if nothing was copied",
 		Undo: func(ctx context.Context) error {
-			state, err := c.g.archiveState(ctx, c.dst, c.vol)
+			state, err := g.archiveState(ctx, ax, vol)
 			if err != nil || state != fsm.ArchiveSyncReady {
 				return err
 			}
-			holds, err := cl.ExistsBaseImage(ctx, c.vol)
-			if err != nil || holds {
+			if used, err := inUse(ctx); err != nil || used {
 				return err
 			}
-			return cl.ClearVol(ctx, c.vol)
+			if holds, err := cl.ExistsBaseImage(ctx, vol); err != nil || holds {
+				return err
+			}
+			return cl.ClearVol(ctx, vol)
 		},
 	}
 }
@@ -283,9 +294,19 @@ func (c *copier) begin(ctx context.Context) (joined bool, err error) {
 		if err != nil && time.Now().Before(until) && c.passes(ctx, err) {
 			return err.Error(), false, nil
 		}
-		return "", err == nil, err
+		return "", err == nil, c.blame(err)
 	})
 	return joined, err
+}
+
+// blame names the destination where the source says that it cannot reach it.
+func (c *copier) blame(err error) error {
+	e, ok := errors.AsType[*walberr.Error](err)
+	if !ok || e.Err != nil || !momentary(err) {
+		return err
+	}
+	return c.refuse(c.dst, e.Code, e.Found, "",
+		fmt.Sprintf("%s cannot reach %s at %s: is it running?", c.src.Name, c.dst.Name, c.dst.Addr()))
 }
 
 // command is the replicate command.
@@ -428,6 +449,10 @@ func (c *copier) ended(ctx context.Context, reason string) error {
 	}
 	if reason != "" {
 		e.Code = client.Classify(reason)
+		if momentary(e) {
+			e.Server = c.dst.Name
+			e.Hint = fmt.Sprintf("the connection from %s broke; call again: it goes on where it ended", c.src.Name)
+		}
 		return e
 	}
 	state, err := c.g.archiveState(ctx, c.dst, c.vol)

@@ -136,7 +136,9 @@ func TestReplicateOnceJoinsARunningCopy(t *testing.T) {
 	_, err = st.g.ReplicateOnceNbk(context.Background(), st.a0.conf, vol, st.a1.conf, ReplicateOptions{})
 	assert.Equal(t, walberr.Conflict, errorOf(t, err).Code)
 
-	st.later(20*time.Millisecond, func() { st.a0.stuck = false })
+	st.a0.break_(fault{match: "get num-action", times: 1, happens: func() {
+		st.later(time.Millisecond, func() { st.a0.stuck = false })
+	}})
 	c, err := st.replicateOnce(ReplicateOptions{})
 	require.NoError(t, err)
 	assert.True(t, c.Joined)
@@ -180,16 +182,16 @@ func TestWaitForReplicated(t *testing.T) {
 	wait := func(gid meta.Gid, timeout time.Duration) error {
 		return st.g.WaitForReplicated(context.Background(), st.a0.conf, vol, st.a1.conf, gid, timeout)
 	}
-	assert.ErrorContains(t, wait(3, 0), "not reached", "nothing runs")
+	require.ErrorContains(t, wait(3, 0), "not reached", "nothing runs")
 	st.locked(func() { st.a1.fill(3) })
-	assert.NoError(t, wait(3, 0))
+	require.NoError(t, wait(3, 0))
 	st.locked(func() {
 		st.a0.stuck = true
 		st.s0.write()
 	})
 	_, err := st.g.ReplicateOnceNbk(context.Background(), st.a0.conf, vol, st.a1.conf, ReplicateOptions{})
 	require.NoError(t, err)
-	err = wait(4, 50*time.Millisecond)
+	err = wait(4, 200*time.Millisecond)
 	assert.Equal(t, walberr.Timeout, errorOf(t, err).Code)
 	assert.ErrorContains(t, err, "joins it")
 }
@@ -252,7 +254,7 @@ func TestReplicateOnceRefusesBeforeItTouches(t *testing.T) {
 			}
 			err := call(st)
 			assert.Equal(t, c.code, errorOf(t, err).Code)
-			assert.ErrorContains(t, err, c.text)
+			require.ErrorContains(t, err, c.text)
 			assert.NotContains(t, err.Error(), "\n")
 			assert.Empty(t, st.changes())
 		})
@@ -275,8 +277,10 @@ func TestReplicateOnceInterrupted(t *testing.T) {
 	st.changes()
 	st.locked(func() { assert.NotEqual(t, "Clear", st.a1.state, "a running copy is left alone") })
 
-	st.later(10*time.Millisecond, func() { st.a0.stuck = false })
 	<-st.ended
+	st.a0.break_(fault{match: "get num-action", times: 1, happens: func() {
+		st.later(time.Millisecond, func() { st.a0.stuck = false })
+	}})
 	c, err := st.replicateOnce(ReplicateOptions{})
 	require.NoError(t, err)
 	assert.True(t, c.Joined)
@@ -286,7 +290,7 @@ func TestReplicateOnceDeadline(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	st.locked(func() { st.a0.stuck = true })
-	_, err := st.replicateOnce(ReplicateOptions{Timeout: 50 * time.Millisecond})
+	_, err := st.replicateOnce(ReplicateOptions{Timeout: 250 * time.Millisecond})
 	assert.Equal(t, walberr.Timeout, errorOf(t, err).Code)
 	assert.ErrorContains(t, err, "step 2 of 2 (copy a0 to a1) failed")
 }
@@ -314,7 +318,7 @@ func TestReplicateOnceDestinationDies(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	st.locked(func() { st.copying = 30 * time.Millisecond })
-	st.later(15*time.Millisecond, func() { st.a1.down = true })
+	st.a0.break_(fault{match: "replicate", times: 1, happens: func() { st.later(time.Millisecond, func() { st.a1.down = true }) }})
 	_, err := st.replicateOnce(ReplicateOptions{})
 	assert.Equal(t, walberr.Unreachable, errorOf(t, err).Code)
 	assert.Equal(t, "a1", errorOf(t, err).Server)

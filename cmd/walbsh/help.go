@@ -4,13 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
+
+	"walbsh/scripts"
 )
 
 const mainHelp = `walbsh operates and serves WalB backup groups.
 
 usage:
   walbsh [options]                      prompt; without a terminal, a script from stdin
-  walbsh [options] run FILE [-- ARG...] run a script
+  walbsh [options] run FILE [-- ARG...] run a script: walbsh help run
   walbsh [options] -e CODE...           run code
   walbsh serve storage|proxy|archive    run one server: walbsh serve storage -h
   walbsh wdev create|list               walb devices made of files: walbsh wdev -h
@@ -48,6 +51,21 @@ said otherwise. Every write goes to the log first and stays there until a proxy
 has it.
 `
 
+// runHelp tells about scripts, with the runbooks that are built in.
+func runHelp() string {
+	var b strings.Builder
+	b.WriteString("usage: walbsh [options] run FILE [-- ARG...]\n\n" +
+		"The script stops at its first error. It finds its arguments in the table arg, and\n" +
+		"what it requires beside itself and in the current directory.\n\n" +
+		"FILE may also be the name of a runbook that is built in:\n")
+	for _, name := range scripts.Names() {
+		text, _ := scripts.Read(name)
+		about, _, _ := strings.Cut(text, "\n")
+		fmt.Fprintf(&b, "  %-20s%s\n", name, strings.TrimPrefix(about, "--"))
+	}
+	return b.String()
+}
+
 // help prints about the program or one face.
 func help(ctx context.Context, e env, words []string) int {
 	if len(words) == 0 {
@@ -65,7 +83,9 @@ func help(ctx context.Context, e env, words []string) int {
 		return statusOK
 	case "wdev":
 		return printed(e.stdout, wdevHelp)
-	case "run", "version", "help":
+	case "run":
+		return printed(e.stdout, runHelp())
+	case "version", "help":
 		return printed(e.stdout, mainHelp)
 	}
 	return fail(e.stderr, usagef("walbsh help", "no help about %q", words[0]))

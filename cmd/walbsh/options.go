@@ -172,9 +172,9 @@ const ignoredMeaning = "taken for compatibility, has no effect"
 
 // ignored is an option of the C++ servers that has nothing to act on here. It
 // is taken, so that existing unit files run, and the log says so.
-func (o *options) ignored(name, value string) {
+func (o *options) ignored(name, value, def string) {
 	o.add(&option{
-		name: name, value: value, meaning: ignoredMeaning, text: "0",
+		name: name, value: value, meaning: ignoredMeaning, text: def,
 		take: func(string) error { return nil },
 	})
 }

@@ -71,7 +71,7 @@ func storageDaemon(hostname string) *daemon {
 	snapshots := d.opts.seconds("snapintvl", 10, "between snapshots that the server takes by itself")
 	delays := d.addDelays()
 	fullScan := d.opts.number("fst", "BYTES/S", 0, 1<<62, "limit of full scans; 0 is none")
-	d.opts.ignored("tsdintvl", "SEC")
+	d.opts.ignored("tsdintvl", "SEC", "60")
 	cmpr := d.compression()
 	devices := d.opts.text("wdev", "DIR", "", "directory of walb devices; see walbsh wdev")
 	onFull := d.opts.text("onfull", "W", "overflow", "overflow or block: what writers do when the log is full")
@@ -86,6 +86,9 @@ func storageDaemon(hostname string) *daemon {
 	}
 	d.warnings = func() []string {
 		list := delays.warnings()
+		if *devices == "" {
+			list = append(list, "no device is known here: start with -wdev DIR, in which walbsh wdev create makes them")
+		}
 		if *volumeIO {
 			list = append(list, "-volume-io: whoever reaches the port can read and write the volumes")
 		}
@@ -145,10 +148,7 @@ type noDevices struct{}
 
 // Lookup finds nothing.
 func (noDevices) Lookup(path string) (wdev.Device, error) {
-	return nil, &walberr.Error{
-		Op: "open device", Code: walberr.NotFound, Found: "no device " + path,
-		Hint: "start the storage with -wdev DIR; walbsh wdev create makes a device in DIR",
-	}
+	return nil, &walberr.Error{Op: "open device", Code: walberr.NotFound, Found: "no device " + path}
 }
 
 func proxyDaemon(hostname string) *daemon {
@@ -203,11 +203,11 @@ func archiveDaemon(hostname string) *daemon {
 	store := d.opts.text("store", "W", "files", "where images are kept; files is the only one there is")
 	group := d.opts.text("vg", "NAME", "", "volume group of images in LVM, which is not built in")
 	pool := d.opts.text("tp", "NAME", "", "thin pool of images in LVM, which is not built in")
-	d.opts.ignored("keep-one-cold-snap", "")
-	d.opts.ignored("maxopen", "N")
-	d.opts.ignored("maxopen-virt", "N")
-	d.opts.ignored("apply-sleep-pct", "N")
-	d.opts.ignored("lock-time-th", "SEC")
+	d.opts.ignored("keep-one-cold-snap", "", "0")
+	d.opts.ignored("maxopen", "N", "0")
+	d.opts.ignored("maxopen-virt", "N", "0")
+	d.opts.ignored("apply-sleep-pct", "N", "0")
+	d.opts.ignored("lock-time-th", "SEC", "10")
 
 	d.check = func() error {
 		if *store != "files" || *group != "" || *pool != "" {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -18,6 +20,7 @@ import (
 	"walbsh/bindings/walbc"
 	"walbsh/runtime/repl"
 	"walbsh/runtime/vm"
+	"walbsh/scripts"
 	"walbsh/walbcore/embed"
 	"walbsh/walbcore/group"
 	"walbsh/walbcore/plan"
@@ -76,10 +79,10 @@ func (s *session) work(ctx context.Context, signals *interrupts) error {
 		}
 	}
 	s.makeVM(ctx)
-	var scripts []*lua.LFunction
+	var chunks []*lua.LFunction
 	if !interactive {
 		var err error
-		if scripts, err = s.scripts(ctx); err != nil {
+		if chunks, err = s.chunks(ctx); err != nil {
 			return err
 		}
 	}
@@ -98,7 +101,7 @@ func (s *session) work(ctx context.Context, signals *interrupts) error {
 			Leave: func() { s.abandon((&signalError{os.Interrupt}).status()) },
 		})
 	}
-	for _, fn := range scripts {
+	for _, fn := range chunks {
 		if _, err := s.vm.Call(fn); err != nil {
 			return err
 		}
@@ -182,14 +185,10 @@ func (s *session) makeVM(ctx context.Context) {
 // maxScript bounds a script from stdin [bytes].
 const maxScript = 16 << 20
 
-// scripts compiles what there is to run where there is no prompt.
-func (s *session) scripts(ctx context.Context) ([]*lua.LFunction, error) {
+// chunks compiles what there is to run where there is no prompt.
+func (s *session) chunks(ctx context.Context) ([]*lua.LFunction, error) {
 	if s.file != "" {
-		fn, err := s.vm.LoadFile(s.file)
-		var syntax *vm.SyntaxError
-		if err != nil && !errors.As(err, &syntax) {
-			return nil, usagef("", "%v", err)
-		}
+		fn, err := s.loadScript()
 		return []*lua.LFunction{fn}, err
 	}
 	if len(s.code) > 0 {
@@ -212,6 +211,23 @@ func (s *session) scripts(ctx context.Context) ([]*lua.LFunction, error) {
 	}
 	fn, err := s.vm.Load("stdin", string(source))
 	return []*lua.LFunction{fn}, err
+}
+
+// loadScript compiles the script file, or the runbook of that name where there
+// is no such file.
+func (s *session) loadScript() (*lua.LFunction, error) {
+	fn, err := s.vm.LoadFile(s.file)
+	var syntax *vm.SyntaxError
+	switch {
+	case err == nil, errors.As(err, &syntax):
+		return fn, err
+	case errors.Is(err, fs.ErrNotExist):
+		if text, ok := scripts.Read(s.file); ok {
+			return s.vm.Load(s.file, text)
+		}
+		return nil, usagef("there are also the runbooks "+strings.Join(scripts.Names(), ", "), "%v", err)
+	}
+	return nil, usagef("", "%v", err)
 }
 
 // openGroup starts the embedded group or reads the layout of another, and makes

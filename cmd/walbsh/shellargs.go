@@ -69,7 +69,7 @@ func parseShellArgs(e env) (shellArgs, error) {
 // like options may do without the "--".
 func (a *shellArgs) takeScript(words []string) error {
 	if len(words) == 0 {
-		return usagef("walbsh run FILE.lua -- ARG...", "run wants a file")
+		return usagef("walbsh help run", "run wants a file")
 	}
 	a.file, words = words[0], words[1:]
 	for i, w := range words {

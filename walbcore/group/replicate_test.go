@@ -348,3 +348,21 @@ func TestReplicateWithoutSynchronizingIsReplicateOnce(t *testing.T) {
 	assert.False(t, st.isSynchronizing(t, st.a1))
 	assert.Empty(t, st.changes("stop", "archive-info"))
 }
+
+func TestInitIsNotUndoneUnderACopyThatHasJustBegun(t *testing.T) {
+	st := newStage(t)
+	ctx := context.Background()
+	st.locked(func() {
+		st.a1.state = "SyncReady"
+		st.a0.actions["ReplSyncAsClient"] = 1
+	})
+	undo := st.g.newCopier("replicate_once", st.a0.conf, vol, st.a1.conf, ReplicateOptions{}).initStep().Undo
+	require.NoError(t, undo(ctx))
+	st.locked(func() {
+		assert.Equal(t, "SyncReady", st.a1.state)
+		st.a0.actions["ReplSyncAsClient"] = 0
+	})
+	require.NoError(t, undo(ctx))
+	st.locked(func() { assert.Equal(t, "Clear", st.a1.state) })
+	require.NoError(t, undo(ctx), "nothing is left to do")
+}

@@ -27,7 +27,8 @@ type env struct {
 	exit func(status int)
 }
 
-func systemEnv() env {
+// systemEnv is the process itself; exit ends it.
+func systemEnv(exit func(status int)) env {
 	return env{
 		args:     os.Args[1:],
 		getenv:   os.Getenv,
@@ -43,7 +44,7 @@ func systemEnv() env {
 			signal.Notify(delivered, signals...)
 			return delivered, func() { signal.Stop(delivered) }
 		},
-		exit: os.Exit,
+		exit: exit,
 	}
 }
 

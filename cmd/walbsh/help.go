@@ -76,9 +76,9 @@ func help(ctx context.Context, e env, words []string) int {
 		if len(words) > 1 {
 			return serve(ctx, e, []string{words[1], "-h"})
 		}
-		fmt.Fprintln(e.stdout, "usage:")
+		say(e.stdout, "usage:\n")
 		for _, kind := range daemonKinds {
-			fmt.Fprintf(e.stdout, "  walbsh serve %s -h\n", kind)
+			say(e.stdout, "  walbsh serve %s -h\n", kind)
 		}
 		return statusOK
 	case "wdev":

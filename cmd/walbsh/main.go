@@ -11,4 +11,4 @@ import (
 	"os"
 )
 
-func main() { os.Exit(run(context.Background(), systemEnv())) }
+func main() { os.Exit(run(context.Background(), systemEnv(os.Exit))) } //nolint:forbidigo // the one place that ends the process

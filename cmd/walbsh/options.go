@@ -49,9 +49,6 @@ func (o *options) find(name string) *option {
 	return nil
 }
 
-// given reports whether the option was on the command line.
-func (o *options) given(name string) bool { return o.find(name).given }
-
 // parse takes the words of a command line. The error is an [*optionError].
 func (o *options) parse(words []string) error {
 	for i := 0; i < len(words); i++ {
@@ -207,7 +204,7 @@ func parseNumber(word string) (uint64, error) {
 
 // usage prints all options.
 func (o *options) usage(w io.Writer, head string) {
-	fmt.Fprintf(w, "usage: %s\n", head)
+	say(w, "usage: %s\n", head)
 	for _, opt := range o.list {
 		call := "-" + opt.name
 		if opt.value != "" {
@@ -220,9 +217,9 @@ func (o *options) usage(w io.Writer, head string) {
 		case opt.value != "" && opt.text != "":
 			def = " (default " + opt.text + ")"
 		}
-		fmt.Fprintf(w, "  %-22s %s%s\n", call, opt.meaning, def)
+		say(w, "  %-22s %s%s\n", call, opt.meaning, def)
 	}
-	fmt.Fprintf(w, "  %-22s %s\n", "-h", "print this")
+	say(w, "  %-22s %s\n", "-h", "print this")
 }
 
 // values lists all options as the servers log them: "name=value (set|default)".

@@ -95,7 +95,7 @@ func TestValuesThatCannotBeUsed(t *testing.T) {
 		words := strings.Fields(line)
 		d := newDaemon(words[0], "host")
 		require.NoError(t, d.opts.parse(words[1:]), line)
-		assert.EqualError(t, d.check(), want, line)
+		require.EqualError(t, d.check(), want, line)
 	}
 	for line, want := range map[string]string{
 		"-kaidle 86401": "bad TCP keep-alive idle:86401", "-kaintvl 3601": "bad TCP keep-alive interval:3601", "-kacnt 101": "bad TCP keep-alive count:101",

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
@@ -15,7 +14,7 @@ func (s *session) banner() {
 	line := "walbsh " + version + "  "
 	g := s.embedded.Load()
 	if g == nil {
-		line += "group of " + s.shellArgs.layout + ": "
+		line += "group of " + s.layout + ": "
 	} else {
 		line += "embedded group: "
 	}
@@ -34,8 +33,8 @@ func (s *session) banner() {
 	default:
 		line += "   data kept in " + g.Dir()
 	}
-	fmt.Fprintln(s.lines, line)
-	fmt.Fprintln(s.lines, "help() lists what you can do, walbc.layout() draws the group, Ctrl-D leaves")
+	say(s.lines, "%s\n", line)
+	say(s.lines, "help() lists what you can do, walbc.layout() draws the group, Ctrl-D leaves\n")
 }
 
 // flow names the servers in the order in which data flows: "s0 → p0 → a0, a1".

@@ -1,9 +1,6 @@
 package main
 
-import (
-	"context"
-	"fmt"
-)
+import "context"
 
 // run is the program: it picks the face and gives the exit status.
 func run(ctx context.Context, e env) int {
@@ -17,8 +14,7 @@ func run(ctx context.Context, e env) int {
 	case "wdev":
 		return devices(ctx, e, words)
 	case "version", "-version", "--version":
-		fmt.Fprint(e.stdout, versionText())
-		return statusOK
+		return printed(e.stdout, versionText())
 	case "help", "-h", "-help", "--help":
 		return help(ctx, e, words)
 	}

@@ -156,13 +156,13 @@ func serve(ctx context.Context, e env, words []string) int {
 		return statusOK
 	}
 	if err := d.opts.parse(words[1:]); err != nil {
-		fmt.Fprintln(e.stdout, err)
+		say(e.stdout, "%v\n", err)
 		usage()
 		return statusServerFailed
 	}
 	log, closeLog, err := d.openLog(e.stderr)
 	if err != nil {
-		fmt.Fprintf(e.stderr, "%s: error: %v\n", d.title, err)
+		say(e.stderr, "%s: error: %v\n", d.title, err)
 		return statusServerFailed
 	}
 	err = d.serve(ctx, e, log)
@@ -170,7 +170,7 @@ func serve(ctx context.Context, e env, words []string) int {
 		text := fmt.Sprintf("%s: error: %s", d.title, oneLine(err))
 		log.Error(text)
 		if *d.logPath != "-" {
-			fmt.Fprintln(e.stderr, text)
+			say(e.stderr, "%s\n", text)
 		}
 	}
 	if err := errors.Join(err, closeLog()); err != nil {
@@ -228,7 +228,7 @@ func (d *daemon) serve(ctx context.Context, e env, log *slog.Logger) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(*d.bind, strconv.Itoa(int(*d.port))))
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("Socket:bind:Address already in use(98): port %d; end what listens there, or give another -p", *d.port) //nolint:staticcheck // the original's words
+		return fmt.Errorf("Socket:bind:Address already in use(98): port %d; end what listens there, or give another -p", *d.port)
 	}
 	if err != nil {
 		return err
@@ -255,5 +255,3 @@ func (d *daemon) serve(ctx context.Context, e env, log *slog.Logger) error {
 	<-watched
 	return errors.Join(err, release())
 }
-
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

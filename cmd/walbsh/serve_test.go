@@ -114,13 +114,17 @@ func TestServersThatCannotStart(t *testing.T) {
 		args []string
 		want string
 	}{
-		"port taken": {[]string{"archive", "-b", dir, "-bind", "127.0.0.1", "-p", taken},
-			"ArchiveServer: error: Socket:bind:Address already in use(98): port " + taken},
+		"port taken": {
+			[]string{"archive", "-b", dir, "-bind", "127.0.0.1", "-p", taken},
+			"ArchiveServer: error: Socket:bind:Address already in use(98): port " + taken,
+		},
 		"no base":   {[]string{"archive", "-b", dir + "/none", "-p", freePort(t)}, "ArchiveServer: error: start archive at localhost: base directory not found"},
 		"bad value": {[]string{"proxy", "-b", dir + "/p", "-fg", "0"}, "ProxyServer: error: maxForegroundtasks:must not be 0."},
 		"bad proxy": {[]string{"storage", "-b", dir + "/s", "-archive", "h:1", "-proxy", "h", "-p", freePort(t)}, `StorageServer: error: address: "h"; expected host:port`},
-		"bad archive": {[]string{"storage", "-b", dir + "/s", "-archive", "h:x", "-proxy", "h:1", "-p", freePort(t)},
-			`StorageServer: error: address: "h:x"; expected host:port`},
+		"bad archive": {
+			[]string{"storage", "-b", dir + "/s", "-archive", "h:x", "-proxy", "h:1", "-p", freePort(t)},
+			`StorageServer: error: address: "h:x"; expected host:port`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, out, log := runWalbsh(t, append([]string{"serve"}, c.args...)...)

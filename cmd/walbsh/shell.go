@@ -169,7 +169,7 @@ func (s *session) makeVM(ctx context.Context) {
 	if s.env.bars != nil {
 		s.bars = &bars{out: s.env.bars, visible: func() bool { return s.vm.Interrupted() == nil }}
 	}
-	var out io.Writer = s.stdout
+	out := s.stdout
 	path := []string{"."}
 	if s.lines != nil {
 		out = s.lines
@@ -234,8 +234,8 @@ func (s *session) loadScript() (*lua.LFunction, error) {
 // it operable.
 func (s *session) openGroup(ctx context.Context) error {
 	var l group.Layout
-	if s.shellArgs.layout != "" {
-		file, err := layout.Load(ctx, s.shellArgs.layout)
+	if s.layout != "" {
+		file, err := layout.Load(ctx, s.layout)
 		if err != nil {
 			return asUsage(err)
 		}
@@ -304,7 +304,7 @@ func (s *session) notice(line string) {
 	}
 	s.noticeMu.Lock()
 	defer s.noticeMu.Unlock()
-	fmt.Fprintln(s.stderr, line)
+	say(s.stderr, "%s\n", line)
 }
 
 // jobEnded tells about a job whose end nobody saw.

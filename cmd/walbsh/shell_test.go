@@ -176,10 +176,10 @@ func TestMoreSignalsEndMore(t *testing.T) {
 	defer signals.end()
 	p.signals <- os.Interrupt
 	<-work.Done()
-	assert.NoError(t, patience.Err())
+	require.NoError(t, patience.Err())
 	p.signals <- syscall.SIGTERM
 	<-patience.Done()
-	assert.EqualError(t, context.Cause(work), "interrupted", "the first cause stays")
+	require.EqualError(t, context.Cause(work), "interrupted", "the first cause stays")
 	p.signals <- os.Interrupt
 	assert.Equal(t, 130, <-p.exited)
 }
@@ -193,7 +193,7 @@ func TestThePromptHasTheKeyboard(t *testing.T) {
 		p.signals <- os.Interrupt
 	}
 	assert.Equal(t, os.Interrupt, <-signals.keyboard)
-	assert.NoError(t, work.Err())
+	require.NoError(t, work.Err())
 	p.signals <- syscall.SIGTERM
 	<-work.Done()
 	signals.closing()

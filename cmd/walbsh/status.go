@@ -97,10 +97,14 @@ func fail(w io.Writer, err error) int {
 	if err == nil || errors.As(err, &exit) {
 		return statusOf(err)
 	}
-	fmt.Fprintln(w, "walbsh: "+strings.ReplaceAll(err.Error(), "\n", "; "))
-	var defect *vm.PanicError
-	if errors.As(err, &defect) {
-		fmt.Fprintln(w, strings.TrimSpace(defect.Stack))
+	say(w, "walbsh: %s\n", oneLine(err))
+	if defect, ok := errors.AsType[*vm.PanicError](err); ok {
+		say(w, "%s\n", strings.TrimSpace(defect.Stack))
 	}
 	return statusOf(err)
 }
+
+// say prints. That nobody reads it is no reason to do anything else.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

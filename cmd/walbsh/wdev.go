@@ -58,7 +58,7 @@ func createDevice(ctx context.Context, e env, words []string) error {
 	if err != nil {
 		return errors.Join(err, dir.Close())
 	}
-	fmt.Fprintln(e.stdout, wdev.PathPrefix+d.Name())
+	say(e.stdout, "%s%s\n", wdev.PathPrefix, d.Name())
 	return dir.Close()
 }
 
@@ -90,7 +90,7 @@ func listDevices(e env, words []string) error {
 			failures = append(failures, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
-		fmt.Fprintf(e.stdout, "%s%s\tsize %s\tlog %s\tpbs %d\tuuid %s\n", wdev.PathPrefix, name,
+		say(e.stdout, "%s%s\tsize %s\tlog %s\tpbs %d\tuuid %s\n", wdev.PathPrefix, name,
 			block.FormatSize(s.Size.Bytes()), block.FormatSize(int64(s.Ring)*int64(s.PBS)), s.PBS, s.UUID)
 	}
 	return errors.Join(append(failures, dir.Close())...)

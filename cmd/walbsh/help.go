@@ -31,6 +31,10 @@ volume vol backed up to a0. More options of it:
   --size N            of a new group's volume, as in 64m (the default) or 1g
   --log-size N        of the log of its device (default 16m)
 
+Lua finds the servers by their names (s0 p0 a0 a1, and ax for the last archive),
+vol, timeoutS (a minute on an embedded group, else a day), the verbs in walbc,
+the volume as a disk in group, and help(), which explains them.
+
 Exit status: 0 done, 1 a script or an operation failed, 2 wrong command line,
 3 failed and something could not be brought back, 4 a time limit passed, 70 a
 defect of walbsh, 130 interrupted, 143 terminated; os.exit(N) gives N.

@@ -49,19 +49,20 @@ func (b *bars) observe(e plan.Event) {
 	if e.Elapsed < barAfter || !b.visible() {
 		return
 	}
+	text := describeBytes(e.Step, e.Bytes)
 	if b.bar == nil || e.Job != b.job || e.Step != b.step {
 		b.hide()
 		b.job, b.step = e.Job, e.Step
 		b.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetWriter(b.out), progressbar.OptionSetWidth(10), progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionSetWriter(b.out), progressbar.OptionSetDescription(text), progressbar.OptionSetWidth(10), progressbar.OptionThrottle(100*time.Millisecond),
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), progressbar.OptionClearOnFinish(),
 		)
 	}
-	b.bar.Describe(describeBytes(e.Step, e.Bytes))
 	if total != b.bar.GetMax64() {
 		b.bar.ChangeMax64(total)
 	}
 	_ = b.bar.Set64(e.Bytes.Done) // a bar that cannot be drawn is no loss
+	b.bar.Describe(text)
 }
 
 // describeBytes is "copy a0 to a1  365.0/512.0 MiB, 1.5 GiB/s, 3s left", short

@@ -29,7 +29,7 @@ func (s *session) banner() {
 	switch {
 	case g == nil:
 	case g.Temporary():
-		line += "   data in " + g.Dir() + " until you leave"
+		line += "   data kept in " + g.Dir() + " until you leave"
 	default:
 		line += "   data kept in " + g.Dir()
 	}

@@ -67,7 +67,7 @@ func (p *prompt) enter(t *testing.T, line string) {
 func TestThePromptOnAnEmbeddedGroup(t *testing.T) {
 	dir := tempDir(t)
 	p := newPrompt(t, "--size", "4m", "--log-size", "1m").start(t)
-	p.see(t, "walbsh 0.1  embedded group: s0 → p0 → a0, a1   volume vol   data in "+dir+"/walbsh-")
+	p.see(t, "walbsh 0.1  embedded group: s0 → p0 → a0, a1   volume vol   data kept in "+dir+"/walbsh-")
 	p.see(t, "help() lists")
 	p.see(t, "walbsh> ")
 	p.enter(t, "walbc.is_synchronizing(a0, vol)")

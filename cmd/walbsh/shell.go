@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	lua "github.com/yuin/gopher-lua"
 
@@ -263,6 +264,10 @@ func asUsage(err error) error {
 	return err
 }
 
+// embeddedTimeout is timeoutS on an embedded group, where nothing takes long. On
+// others it is the default of the verbs.
+const embeddedTimeout = time.Minute
+
 // install gives the modules and the values that operators know to the Lua
 // state.
 func (s *session) install(ctx context.Context) (describe func(lua.LValue) (string, bool), err error) {
@@ -289,7 +294,11 @@ func (s *session) install(ctx context.Context) (describe func(lua.LValue) (strin
 	if s.volume != "" {
 		s.vm.SetGlobal("vol", lua.LString(s.volume))
 	}
-	s.vm.SetGlobal("timeoutS", lua.LNumber(group.DefaultTimeout.Seconds()))
+	limit := group.DefaultTimeout
+	if s.embedded.Load() != nil {
+		limit = embeddedTimeout
+	}
+	s.vm.SetGlobal("timeoutS", lua.LNumber(limit.Seconds()))
 	s.vm.SetGlobal("True", lua.LTrue)
 	s.vm.SetGlobal("False", lua.LFalse)
 	return installed.Describe, nil

@@ -32,7 +32,7 @@ func TestCodeRunsOnAReadyGroupThatIsGoneThen(t *testing.T) {
 		"-e", "print(walbc.is_synchronizing(a0, vol), walbc.is_synchronizing(a1, vol), ax == a1 or ax.name, timeoutS)",
 		"-e", "print(True, False, None, group.size() == 4 * 2^20)")
 	require.Equal(t, statusOK, status, err)
-	assert.Equal(t, "true\tfalse\ta1\t86400\ntrue\tfalse\tnil\ttrue\n", out)
+	assert.Equal(t, "true\tfalse\ta1\t60\ntrue\tfalse\tnil\ttrue\n", out)
 	requireEmpty(t, dir)
 }
 

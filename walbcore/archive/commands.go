@@ -197,6 +197,8 @@ func (s *Server) stop(ctx context.Context, r *server.Request, words []string) er
 	if err := v.saveState(fsm.ArchiveStopped); err != nil {
 		return err
 	}
+	// Who sees the volume Stopped finds the stop ended.
+	stopping.End()
 	tx.Commit()
 	return nil
 }

@@ -10,6 +10,9 @@
 // [Sum] over the whole block with the same salt is 0. To make one: set the
 // field to 0, compute, store the result little-endian.
 //
+// It also holds the hash by which images are compared, [Murmur3], and the block
+// hash of a whole image, [Bulks].
+//
 // The package is pure.
 package checksum
 

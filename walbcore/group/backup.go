@@ -374,9 +374,16 @@ func (b *backup) awaitClean(ctx context.Context) error {
 	if w.hint == "" {
 		w.hint = "the backup itself is done; get_restorable shows when its snapshot is there"
 	}
+	next := time.Now().Add(nudge)
 	return await(ctx, b.g.opts.Patience, w, func(ctx context.Context) (string, bool, error) {
 		list, err := b.g.Client(b.a0).Restorable(ctx, b.vol, false)
 		if err != nil || len(list) == 0 {
+			if time.Now().After(next) {
+				// The storage may have found no proxy before they were started, and waits for its time.
+				next = time.Now().Add(nudge)
+				_ = b.g.Kick(ctx, b.sx)
+				_ = b.g.kickProxies(ctx, b.nowRunning(), b.vol, b.a0)
+			}
 			return "nothing restorable", false, err
 		}
 		b.out.Gid, b.out.Waited = list[len(list)-1].Gid, true

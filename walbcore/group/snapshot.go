@@ -16,7 +16,8 @@ import (
 	"walbsh/walbcore/walberr"
 )
 
-// nudge is how often a wait for a snapshot makes the proxies send at once.
+// nudge is how often a wait for a snapshot makes storages and proxies send at
+// once.
 const nudge = time.Second
 
 // SnapshotNbk takes a snapshot of a volume at its storage and gives its gid. It
@@ -97,7 +98,7 @@ func (g *Group) canWaitForSnapshot(ctx context.Context, op string, sx Server, vo
 }
 
 // awaitRestorable waits until a snapshot is restorable at an archive, and makes
-// the proxies send meanwhile.
+// storages and proxies send meanwhile.
 func (g *Group) awaitRestorable(ctx context.Context, ax Server, vol string, gid meta.Gid) error {
 	w := wait{
 		op: "snapshot", server: ax.Name, volume: vol, expected: fmt.Sprintf("gid %d restorable", gid),
@@ -122,7 +123,8 @@ func (g *Group) awaitRestorable(ctx context.Context, ax Server, vol string, gid 
 		}
 		if time.Now().After(next) {
 			next = time.Now().Add(nudge)
-			_ = g.KickProxy(ctx, vol, ax) // a help; without it the diffs come later
+			_ = g.KickStorages(ctx) // both are a help; without them log and diffs come later
+			_ = g.KickProxy(ctx, vol, ax)
 		}
 		return found, false, nil
 	})

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"net"
 	"sync"
+	"time"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/walberr"
@@ -12,8 +14,10 @@ import (
 )
 
 // Volume is a volume at a storage, used like a disk. Its methods may be called
-// from any goroutine; requests go one after the other. After a failure of the
-// connection every method fails.
+// from any goroutine; requests go one after the other, and wait as long as the
+// storage makes them: a write for room in the log, for example. The end of the
+// context of OpenVolume ends that. After a failure of the connection every
+// method fails.
 type Volume struct {
 	server string
 	size   block.LB
@@ -30,10 +34,15 @@ func (c *Client) OpenVolume(ctx context.Context, vol string) (*Volume, error) {
 	if err := c.checked(cmd); err != nil {
 		return nil, err
 	}
-	conn, err := wire.Dial(ctx, c.addr, wire.Options{Timeout: c.opts.Timeout})
+	conn, err := wire.Dial(ctx, c.addr, wire.Options{
+		Timeout: c.opts.Timeout,
+		// In place of a limit for answers: a storage that is gone is noticed.
+		KeepAlive: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 4},
+	})
 	if err != nil {
 		return nil, c.failure(ctx, cmd, c.label(), false, err)
 	}
+	conn.SetTimeout(c.opts.Timeout)
 	id, err := wire.ClientHello(conn, c.opts.ID, cmd.name)
 	v := &Volume{server: id, conn: conn}
 	v.fail = func(err error) error { return c.failure(ctx, cmd, cmp.Or(id, c.label()), id != "", err) }
@@ -51,6 +60,7 @@ func (c *Client) OpenVolume(ctx context.Context, vol string) (*Volume, error) {
 		_ = conn.Close()
 		return nil, v.fail(err)
 	}
+	conn.SetTimeout(0)
 	return v, nil
 }
 
@@ -98,7 +108,7 @@ func (v *Volume) Flush() error { return v.do(wire.IOFlush, 0, 0, nil) }
 // Discard gives up n bytes at off: they read as zeros from then on.
 func (v *Volume) Discard(off, n int64) error { return v.do(wire.IODiscard, off, n, nil) }
 
-// Close ends the conversation.
+// Close ends the conversation, after the requests that are under way.
 func (v *Volume) Close() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

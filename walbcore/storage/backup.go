@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"walbsh/walbcore/block"
@@ -37,6 +36,8 @@ func (s *Server) fullBackup(ctx context.Context, r *server.Request, words []stri
 		return err
 	}
 	defer release()
+	breakable, done := v.breakable(ctx)
+	defer done()
 	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
 		return err
 	}
@@ -45,31 +46,39 @@ func (s *Server) fullBackup(ctx context.Context, r *server.Request, words []stri
 		return err
 	}
 	defer tx.Rollback()
-	ctx, stopBreaking := v.breakable(ctx)
-	defer stopBreaking()
-
-	b := &backup{s: s, v: v, r: r}
-	if err := b.run(ctx, bulk); err != nil {
-		s.unmonitorVolume(v)
-		return err
+	b := &backup{s: s, v: v, r: r, watch: func() { s.watch(ctx, v) }}
+	err = b.run(breakable, bulk)
+	if err == nil {
+		err = tx.Then(fsm.StorageStartTarget, fsm.StorageTarget)
 	}
-	if err := tx.Then(fsm.StorageStartTarget, fsm.StorageTarget); err != nil {
-		return err
+	if err == nil {
+		err = v.storeState(fsm.StorageTarget)
 	}
-	if err := v.storeState(fsm.StorageTarget); err != nil {
-		s.unmonitorVolume(v)
+	if err != nil {
+		b.abandon(context.WithoutCancel(ctx), err)
 		return err
 	}
 	tx.Commit()
 	s.tasks.PushForce(v.name, 0)
-	s.cfg.Log.Info("full-bkp succeeded:" + v.name)
+	r.Log.Info("full-bkp succeeded:" + v.name)
 	return nil
+}
+
+// abandon ends what the backup began, and waits for it: no shipment may come
+// to its end when the log has begun yet another life.
+func (b *backup) abandon(ctx context.Context, cause error) {
+	b.s.unwatch(b.v)
+	b.v.breakOff(cause)
+	_ = b.v.sm.Wait(ctx, func(view fsm.View[fsm.StorageState]) bool { return len(view.Running) == 0 }) // ctx does not end
 }
 
 // parseBulk reads the optional bulk size of a backup command.
 func parseBulk(words []string) (block.LB, error) {
 	if len(words) == 0 {
 		return transfer.DefaultBulk, nil
+	}
+	if words[0] == "" {
+		return 0, server.Refusef(walberr.Usage, "Invalid argument.")
 	}
 	size, err := block.ParseSize(words[0])
 	if err != nil {
@@ -86,9 +95,10 @@ func parseBulk(words []string) (block.LB, error) {
 
 // backup is one full backup on its way. It is the transfer's BackupSource.
 type backup struct {
-	s *Server
-	v *volume
-	r *server.Request
+	s     *Server
+	v     *volume
+	r     *server.Request
+	watch func() // watches the device as long as the server runs
 }
 
 func (b *backup) run(ctx context.Context, bulk block.LB) error {
@@ -121,7 +131,10 @@ func (b *backup) ResetLog(ctx context.Context) (meta.UUID, error) {
 }
 
 // Begun starts to ship what is written while the volume is scanned.
-func (b *backup) Begun(ctx context.Context) error { return b.s.monitor(ctx, b.v) }
+func (b *backup) Begun(context.Context) error {
+	b.watch()
+	return nil
+}
 
 // Source is the device, read at no more than the full scan limit.
 func (b *backup) Source(ctx context.Context) (transfer.BlockSource, error) {
@@ -135,13 +148,23 @@ func (b *backup) Source(ctx context.Context) (transfer.BlockSource, error) {
 
 // Snapshot marks the point from which the backup is clean.
 func (b *backup) Snapshot(context.Context) (meta.Gid, error) {
-	gid, err := b.v.snapshot(b.s.cfg.MaxWlogMB, b.s.now())
+	gid, err := b.takeSnapshot()
 	if err != nil {
 		return 0, fmt.Errorf("snapshot at the end of the full backup: %w", err)
 	}
 	b.s.tasks.PushForce(b.v.name, 0)
 	return gid, nil
 }
+
+func (b *backup) takeSnapshot() (meta.Gid, error) {
+	b.v.mu.Lock()
+	defer b.v.mu.Unlock()
+	return b.v.takeSnapshot(b.s.cfg.MaxWlogMB, b.s.now())
+}
+
+// maxScanPause is the longest pause of a scan between two bulks, whatever the
+// limit: the archive must not take the storage for dead.
+const maxScanPause = time.Second
 
 // throttled is a device that is read no faster than a limit.
 type throttled struct {
@@ -150,30 +173,24 @@ type throttled struct {
 	now     func() time.Time
 	stopped <-chan struct{} // closed when the backup gives up
 
-	mu    sync.Mutex
 	ready time.Time // when the next read may begin
 }
 
-// ReadAt reads when its turn has come, or at once when nobody wants the result.
+// ReadAt reads when its turn has come, or at once when nobody wants the
+// result. It is called from one goroutine.
 func (t *throttled) ReadAt(p []byte, off int64) (int, error) {
-	turn := time.NewTimer(t.reserve(block.CeilBytes(int64(len(p)))))
-	defer turn.Stop()
-	select {
-	case <-turn.C:
-	case <-t.stopped:
+	now := t.now()
+	pause := min(t.ready.Sub(now), maxScanPause)
+	if pause > 0 {
+		turn := time.NewTimer(pause)
+		defer turn.Stop()
+		select {
+		case <-turn.C:
+		case <-t.stopped:
+		}
+		now = now.Add(pause)
 	}
+	n := float64(block.CeilBytes(int64(len(p))))
+	t.ready = now.Add(time.Duration(n / float64(t.limit) * float64(time.Second)))
 	return t.Disk.ReadAt(p, off)
-}
-
-// reserve takes a place behind the reads before it, and gives how long it is
-// away.
-func (t *throttled) reserve(n block.LB) time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if now := t.now(); t.ready.Before(now) {
-		t.ready = now
-	}
-	wait := t.ready.Sub(t.now())
-	t.ready = t.ready.Add(time.Duration(float64(n) / float64(t.limit) * float64(time.Second)))
-	return wait
 }

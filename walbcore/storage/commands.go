@@ -8,7 +8,6 @@ import (
 	"walbsh/walbcore/fsm"
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/server"
-	"walbsh/walbcore/vfs"
 	"walbsh/walbcore/walberr"
 	"walbsh/walbcore/wdev"
 	"walbsh/walbcore/wire"
@@ -29,7 +28,6 @@ func (s *Server) register() {
 	if s.cfg.VolumeIO {
 		s.core.HandleExtension(wire.ProtoVolumeIO, s.volumeIO)
 	}
-	s.core.Background(s.runWatchers)
 	s.core.Background(s.proxies.run)
 	s.core.Background(func(ctx context.Context) error {
 		return s.tasks.Run(ctx, s.cfg.Workers, s.runTask)
@@ -37,7 +35,7 @@ func (s *Server) register() {
 }
 
 // initVol makes a volume of a walb device: words volume, device path.
-func (s *Server) initVol(_ context.Context, _ *server.Request, words []string) error {
+func (s *Server) initVol(_ context.Context, r *server.Request, words []string) error {
 	const name = "c2sInitVolServer"
 	if err := server.ExactWords(name, words, 2); err != nil {
 		return err
@@ -55,40 +53,27 @@ func (s *Server) initVol(_ context.Context, _ *server.Request, words []string) e
 	if dev, ok := strings.CutPrefix(path, wdev.PathPrefix); !ok || dev == "" {
 		return server.Refusef(walberr.Usage, "getWdevNameFromWdevPath:bad name:%s", path)
 	}
-	if other := s.userOf(path, v); other != "" {
+	if other := s.claim(path, v.name); other != "" {
 		return server.Refusef(walberr.Conflict, "%s:wdevPath is already used:%s:%s", name, v.name, path)
 	}
 	dev, err := s.cfg.Devices.Lookup(path)
-	if err != nil {
-		return server.Refusef(walberr.NotFound, "StorageVolInfo:not found:%s", path)
+	switch walberr.CodeOf(err) {
+	case "":
+		err = v.create(path, dev, s.now())
+	case walberr.NotFound, walberr.Usage:
+		err = server.Refusef(walberr.NotFound, "StorageVolInfo:not found:%s", path)
 	}
-	if err := v.create(path, dev, s.now()); err != nil {
-		_ = vfs.RemoveAll(s.cfg.FS, v.dir)
+	if err != nil {
+		s.release(path)
 		return err
 	}
 	tx.Commit()
+	r.Log.Info("initVol succeeded:" + v.name + ":" + path)
 	return nil
 }
 
-// userOf names the volume other than v that has the device, watched or not:
-// two volumes on one log would each give up what the other still needs.
-func (s *Server) userOf(path string, v *volume) string {
-	for _, o := range s.volumes() {
-		if o == v {
-			continue
-		}
-		o.mu.Lock()
-		same := o.path == path
-		o.mu.Unlock()
-		if same {
-			return o.name
-		}
-	}
-	return ""
-}
-
 // clearVol forgets a volume: word volume.
-func (s *Server) clearVol(_ context.Context, _ *server.Request, words []string) error {
+func (s *Server) clearVol(_ context.Context, r *server.Request, words []string) error {
 	const name = "c2sClearVolServer"
 	if err := server.ExactWords(name, words, 1); err != nil {
 		return err
@@ -102,23 +87,19 @@ func (s *Server) clearVol(_ context.Context, _ *server.Request, words []string) 
 		return err
 	}
 	defer tx.Rollback()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	// The state goes first: what is left without it is removed at the next start.
-	if err := s.cfg.FS.Remove(v.file("state")); err != nil {
+	path, err := v.clear()
+	if err != nil {
 		return err
 	}
-	if err := vfs.RemoveAll(s.cfg.FS, v.dir); err != nil {
-		return err
-	}
-	v.dev, v.queue, v.path = nil, nil, ""
+	s.release(path)
 	tx.Commit()
+	r.Log.Info("clearVol succeeded:" + v.name)
 	return nil
 }
 
 // start begins to ship (role target) or to throw away (role standby) the log:
 // words volume, role.
-func (s *Server) start(ctx context.Context, _ *server.Request, words []string) error {
+func (s *Server) start(ctx context.Context, r *server.Request, words []string) error {
 	const name = "c2sStartServer"
 	if err := server.ExactWords(name, words, 2); err != nil {
 		return err
@@ -127,26 +108,27 @@ func (s *Server) start(ctx context.Context, _ *server.Request, words []string) e
 	if err != nil {
 		return err
 	}
-	role := words[1]
-	if role != "target" && role != "standby" {
-		return server.Refusef(walberr.Usage, "parseStartParam:specify role: target or standby:%s", role)
+	from, via, to := fsm.StorageStopped, fsm.StorageStartTarget, fsm.StorageTarget
+	switch words[1] {
+	case "target":
+	case "standby":
+		from, via, to = fsm.StorageSyncReady, fsm.StorageStartStandby, fsm.StorageStandby
+	default:
+		return server.Refusef(walberr.Usage, "parseStartParam:specify role: target or standby:%s", words[1])
 	}
 	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
 		return err
 	}
-	if role == "target" && v.overflowed() {
-		return server.Refusef(walberr.BadState, "%s:overflow:%s:%s", name, v.name, v.path)
-	}
-	from, via, to := fsm.StorageStopped, fsm.StorageStartTarget, fsm.StorageTarget
-	if role == "standby" {
-		from, via, to = fsm.StorageSyncReady, fsm.StorageStartStandby, fsm.StorageStandby
+	path, overflow := v.overflowed()
+	if overflow && to == fsm.StorageTarget {
+		return server.Refusef(walberr.BadState, "%s:overflow:%s:%s", name, v.name, path)
 	}
 	tx, err := v.sm.Begin(name, from, via, to)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	if role == "standby" && v.overflowed() {
+	if overflow {
 		if _, err := v.resetLog(ctx, 0, s.now()); err != nil {
 			return err
 		}
@@ -154,10 +136,10 @@ func (s *Server) start(ctx context.Context, _ *server.Request, words []string) e
 	if err := v.storeState(to); err != nil {
 		return err
 	}
-	if err := s.monitor(ctx, v); err != nil {
-		return err
-	}
+	s.watch(ctx, v)
 	tx.Commit()
+	s.tasks.PushForce(v.name, 0)
+	r.Log.Info("start succeeded:" + v.name)
 	return nil
 }
 
@@ -167,23 +149,26 @@ func (s *Server) stop(ctx context.Context, r *server.Request, words []string) er
 	if err := server.RequireWords(words, 1); err != nil {
 		return err
 	}
-	mode := server.ParseStopMode(words)
-	if mode == server.StopEmpty {
+	kind := fsm.Stopping
+	switch server.ParseStopMode(words) {
+	case server.StopEmpty:
 		return server.Refusef(walberr.Usage, "parseStopParam:stop empty is not allowed.")
+	case server.StopForce:
+		kind = fsm.ForceStopping
 	}
 	v, err := s.volume(words[0], false)
 	if err != nil {
 		return err
 	}
-	kind := fsm.Stopping
-	if mode == server.StopForce {
-		kind = fsm.ForceStopping
-	}
 	stopping, ok := v.sm.BeginStop(kind)
 	if !ok {
 		return server.Refusef(walberr.Conflict, "%s:already under stopping:%s", name, v.name)
 	}
+	defer s.wake(v) // a stop that comes to nothing has kept tasks from running
 	defer stopping.End()
+	if kind == fsm.ForceStopping {
+		v.breakOff(&walberr.Error{Op: "stop", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.Stopped, Found: "force stopped"})
+	}
 	if err := r.Accept(); err != nil {
 		return err
 	}
@@ -191,7 +176,11 @@ func (s *Server) stop(ctx context.Context, r *server.Request, words []string) er
 	if err := s.core.AwaitFact(ctx, name, changed, func() bool { return v.sm.View().Idle() }); err != nil {
 		return err
 	}
-	return s.endShipping(name, v)
+	if err := s.endShipping(name, v); err != nil {
+		return err
+	}
+	r.Log.Info("stop succeeded:" + v.name)
+	return nil
 }
 
 // endShipping takes a volume out of Target or Standby.
@@ -208,16 +197,16 @@ func (s *Server) endShipping(name string, v *volume) error {
 		return err
 	}
 	defer tx.Rollback()
-	s.unmonitorVolume(v)
 	if err := v.storeState(to); err != nil {
 		return err
 	}
+	s.unwatch(v)
 	tx.Commit()
 	return nil
 }
 
 // resetVol throws the log away and begins a new life of it: words volume, gid.
-func (s *Server) resetVol(ctx context.Context, _ *server.Request, words []string) error {
+func (s *Server) resetVol(ctx context.Context, r *server.Request, words []string) error {
 	if err := server.RequireWords(words, 1); err != nil {
 		return err
 	}
@@ -244,6 +233,7 @@ func (s *Server) resetVol(ctx context.Context, _ *server.Request, words []string
 		return err
 	}
 	tx.Commit()
+	r.Log.Info(fmt.Sprintf("reset succeeded:%s:%d", v.name, gid))
 	return nil
 }
 
@@ -251,9 +241,7 @@ func (s *Server) resetVol(ctx context.Context, _ *server.Request, words []string
 func (s *Server) kick(ctx context.Context, _ *server.Request, _ []string) error {
 	s.proxies.kick(ctx)
 	for _, v := range s.volumes() {
-		v.mu.Lock()
-		v.retry = 0
-		v.mu.Unlock()
+		v.setRetry(0)
 	}
 	s.tasks.Kick(nil)
 	return nil
@@ -261,31 +249,37 @@ func (s *Server) kick(ctx context.Context, _ *server.Request, _ []string) error 
 
 // snapshot takes an explicit snapshot: word volume. The answer is its gid.
 func (s *Server) snapshot(_ context.Context, r *server.Request, words []string) error {
-	const name = "c2sSnapshotServer"
-	if err := server.ExactWords(name, words, 1); err != nil {
+	if err := server.ExactWords("c2sSnapshotServer", words, 1); err != nil {
 		return err
 	}
 	v, err := s.volume(words[0], false)
 	if err != nil {
 		return err
 	}
-	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
-		return err
-	}
-	if err := v.sm.VerifyState(name, fsm.StorageTarget, fsm.StorageStopped); err != nil {
-		return err
-	}
-	gid, err := v.snapshot(s.cfg.MaxWlogMB, s.now())
+	gid, err := s.snapshotOf(v)
 	if err != nil {
 		return err
 	}
-	s.cfg.Log.Info(fmt.Sprintf("snapshot succeeded:%s:%d", v.name, gid))
-	if v.sm.State() == fsm.StorageTarget {
-		s.tasks.PushForce(v.name, 0)
-	}
+	s.tasks.PushForce(v.name, 0) // does nothing if the volume is not a target
+	r.Log.Info(fmt.Sprintf("snapshot succeeded:%s:%d", v.name, gid))
 	if err := r.Reply(wire.OK); err != nil {
 		return err
 	}
 	r.W.U64(uint64(gid))
 	return r.Finish()
+}
+
+// snapshotOf takes the snapshot of a command. While mu is held the states
+// that it is allowed in do not lose the files it changes.
+func (s *Server) snapshotOf(v *volume) (meta.Gid, error) {
+	const name = "c2sSnapshotServer"
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
+		return 0, err
+	}
+	if err := v.sm.VerifyState(name, fsm.StorageTarget, fsm.StorageStopped); err != nil {
+		return 0, err
+	}
+	return v.takeSnapshot(s.cfg.MaxWlogMB, s.now())
 }

@@ -1,106 +1,21 @@
 package storage
 
 import (
-	"context"
-	"io"
-	"log/slog"
-	"net"
-	"path/filepath"
+	"encoding/hex"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/client"
-	"walbsh/walbcore/compress"
+	"walbsh/walbcore/fsm"
+	"walbsh/walbcore/meta"
 	"walbsh/walbcore/wdev"
 	"walbsh/walbcore/wire"
 	"walbsh/walbcore/wire/wiretest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// rig is a storage server with one device, w0, and where its files are.
-type rig struct {
-	base, devDir string
-	archive      wire.Addr
-	proxies      []wire.Addr
-	full         wdev.FullPolicy
-
-	addr string
-	dev  wdev.Device
-	stop func()
-}
-
-const rigVolumeSize = 8192 // LB
-
-func newRig(t *testing.T) *rig {
-	t.Helper()
-	dir := t.TempDir()
-	r := &rig{
-		base: filepath.Join(dir, "base"), devDir: filepath.Join(dir, "devices"),
-		archive: wire.Addr{Host: "127.0.0.1", Port: 1}, proxies: []wire.Addr{{Host: "127.0.0.1", Port: 2}},
-	}
-	devices := r.openDevices(t)
-	_, err := devices.Create(t.Context(), wdev.Spec{Name: "w0", Size: rigVolumeSize, LogSize: (30000 + 10) * block.Size})
-	require.NoError(t, err)
-	require.NoError(t, devices.Close())
-	return r
-}
-
-func (r *rig) openDevices(t *testing.T) *wdev.Dir {
-	t.Helper()
-	devices, err := wdev.OpenDir(r.devDir, wdev.Options{OnFull: r.full, FlushInterval: 5 * time.Millisecond})
-	require.NoError(t, err)
-	return devices
-}
-
-// start runs the server until stop, or the end of the test.
-func (r *rig) start(t *testing.T) {
-	t.Helper()
-	devices := r.openDevices(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	s, err := New(Config{
-		BaseDir: r.base, NodeID: "st0", Listener: l, Devices: devices, Archive: r.archive, Proxies: r.proxies,
-		SnapshotInterval: time.Second, VolumeIO: true, Compress: compress.Opt{Type: compress.Snappy, CPUs: 1},
-		Wire: wire.Options{Timeout: 10 * time.Second}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
-	require.NoError(t, err)
-	r.addr = l.Addr().String()
-	r.dev, err = devices.Lookup(wdev.PathPrefix + "w0")
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx) }()
-	stopped := false
-	r.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		assert.NoError(t, <-served)
-		assert.NoError(t, devices.Close())
-	}
-	t.Cleanup(r.stop)
-}
-
-func (r *rig) client() *client.Client {
-	return client.New(r.addr, client.Options{ID: "ctl0", Timeout: 10 * time.Second})
-}
-
-// await waits until the volume is in the state.
-func (r *rig) await(t *testing.T, state string) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		got, err := r.client().State(t.Context(), "v0")
-		return err == nil && got == state
-	}, 10*time.Second, 2*time.Millisecond, "state %s", state)
-}
 
 func player(t *testing.T, r *rig) *wiretest.Player {
 	return wiretest.New(t, r.addr).MaskTimes().
@@ -114,6 +29,7 @@ func player(t *testing.T, r *rig) *wiretest.Player {
 // TestRecordedControl plays what the original answered, state by state.
 func TestRecordedControl(t *testing.T) {
 	r := newRig(t)
+	r.logSize = (30000 + 10) * block.Size // as at the recording
 	r.proxies = append(r.proxies, wire.Addr{Host: "127.0.0.1", Port: 3})
 	r.start(t)
 	p := player(t, r)
@@ -130,11 +46,68 @@ func TestRecordedControl(t *testing.T) {
 	p.Play(t, "storage-init-vol", "storage-init-vol-again", "storage-init-vol-same-wdev", "storage-get-vol",
 		"storage-status-vol-syncready", "storage-start-target-syncready", "storage-snapshot-syncready",
 		"storage-get-is-overflow", "storage-stop-syncready")
-	r.await(t, "SyncReady")
+	r.await(t, fsm.StorageSyncReady)
 
 	p.Play(t, "storage-start-standby", "storage-status-vol-standby", "storage-clear-vol-standby", "storage-stop-standby")
-	r.await(t, "SyncReady")
+	r.await(t, fsm.StorageSyncReady)
 	p.Play(t, "storage-clear-vol", "storage-get-state-clear", "storage-init-vol-2")
+}
+
+// TestRecordedTarget plays what the original answered about a volume that is
+// backed up: the device is at the same lsids as the recorded one.
+func TestRecordedTarget(t *testing.T) {
+	g := newGroup(t, 1)
+	g.rig.proxies = append(g.rig.proxies, wire.Addr{Host: "127.0.0.1", Port: 3})
+	dev := newFakeDevice()
+	dev.afterReset = wdev.Identity{UUID: uuidOf(t, "b5a4d7b6f394de585cde55de830c7ead"), Salt: 0x3dfe7e7b, PBS: 512}
+	g.devices = fakeDevices{"/dev/walb/w0": dev}
+	g.start(t)
+	p := player(t, g.rig)
+	shipped := func(gid meta.Gid) {
+		t.Helper()
+		g.awaitFact(t, "the shipment", func() bool { return g.done(t).Gid == gid })
+		g.await(t, fsm.StorageTarget)
+	}
+	p.Play(t, "storage-init-vol", "storage-full-bkp")
+	shipped(1)
+	p.Play(t, "storage-status-vol-target", "storage-status-all-target", "storage-get-state-target", "storage-get-uuid",
+		"storage-start-target-again", "storage-reset-vol-target", "storage-get-is-overflow", "storage-snapshot-1")
+	shipped(2)
+	dev.append(156)
+	p.Play(t, "storage-snapshot-2", "storage-get-latest-snap", "storage-get-latest-snap-vol", "storage-get-log-usage",
+		"storage-get-log-usage-vol", "storage-status-vol-after-snap")
+	dev.permanent()
+	shipped(3)
+	dev.append(109)
+	p.Play(t, "storage-snapshot-3")
+	dev.permanent()
+	shipped(4)
+	dev.checkpoint()
+	p.Play(t, "storage-snapshot-4")
+	shipped(5)
+	p.Play(t, "storage-stop-target")
+	g.await(t, fsm.StorageStopped)
+	p.Play(t, "storage-snapshot-stopped", "storage-status-vol-stopped", "storage-clear-vol-stopped", "storage-start-standby-stopped",
+		"storage-start-target", "storage-stop-target-2")
+	g.await(t, fsm.StorageStopped)
+	p.Play(t, "storage-reset-vol", "storage-full-bkp")
+	shipped(1)
+	dev.set(func() { dev.overflow = true })
+	g.await(t, fsm.StorageStopped)
+	p.Play(t, "storage-get-is-overflow-1", "storage-snapshot-overflow", "storage-start-target-overflow", "storage-stop-overflow")
+	g.await(t, fsm.StorageStopped)
+	p.Play(t, "storage-reset-vol-gid")
+	assert.Equal(t, meta.Gid(100), g.done(t).Gid)
+	p.Play(t, "storage-shutdown-force")
+}
+
+func uuidOf(t *testing.T, s string) (u meta.UUID) {
+	t.Helper()
+	p, err := hex.DecodeString(s)
+	require.NoError(t, err)
+	require.Len(t, p, len(u))
+	copy(u[:], p)
+	return u
 }
 
 // TestRestart: every steady state is there again.
@@ -145,11 +118,11 @@ func TestRestart(t *testing.T) {
 	require.NoError(t, c.InitVol(t.Context(), "v0", "/dev/walb/w0"))
 	r.stop()
 	r.start(t)
-	r.await(t, "SyncReady")
+	r.await(t, fsm.StorageSyncReady)
 	require.NoError(t, r.client().Start(t.Context(), "v0", client.RoleStandby))
 	r.stop()
 	r.start(t)
-	r.await(t, "Standby")
+	r.await(t, fsm.StorageStandby)
 	vol, err := r.client().OpenVolume(t.Context(), "v0")
 	require.NoError(t, err)
 	_, err = vol.WriteAt(make([]byte, 4096), 0)

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"walbsh/walbcore/block"
@@ -60,7 +63,7 @@ type Config struct {
 	Workers          int           // shipments at a time
 	MaxWlogMB        uint64        // log in one shipment [MiB]
 	SnapshotInterval time.Duration // between snapshots that the server takes by itself
-	Delay, MaxDelay  time.Duration // before a failed shipment is tried again: first, and after doubling
+	Delay, MaxDelay  time.Duration // before a failed shipment is tried again: first, and the limit of doubling
 	FullScanLBPerSec block.LB      // limit of backup scans; 0 = none
 	Compress         compress.Opt  // of backup scans; default snappy:0:1
 
@@ -68,14 +71,14 @@ type Config struct {
 	// There is no authentication: whoever reaches the port may.
 	VolumeIO bool
 
-	MaxConn       int
-	MaxForeground int
-	Wire          wire.Options
-	Version       string // answer to the version command
+	MaxConn       int          // see server.Config
+	MaxForeground int          // see server.Config
+	Wire          wire.Options // of connections in both directions
+	Version       string       // answer to the version command
 
-	FS  vfs.FS // default vfs.OS
-	Log *slog.Logger
-	Now func() time.Time // default time.Now
+	FS  vfs.FS           // default vfs.OS
+	Log *slog.Logger     // required
+	Now func() time.Time // clock of timestamps; default time.Now
 }
 
 func (c *Config) setDefaults() {
@@ -85,7 +88,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Delay, DefaultDelay)
 	setDefault(&c.MaxDelay, DefaultMaxDelay)
 	setDefault(&c.Compress, compress.Opt{Type: compress.Snappy, CPUs: 1})
-	c.Delay = min(c.Delay, c.MaxDelay)
+	c.MaxDelay = max(c.MaxDelay, c.Delay)
 	if c.FS == nil {
 		c.FS = vfs.OS{}
 	}
@@ -101,29 +104,52 @@ func setDefault[T comparable](v *T, def T) {
 	}
 }
 
+func (c *Config) check() error {
+	var missing []string
+	for _, f := range []struct {
+		name string
+		ok   bool
+	}{
+		{"node id", c.NodeID != ""},
+		{"listener", c.Listener != nil},
+		{"devices", c.Devices != nil},
+		{"archive", c.Archive.Host != ""},
+		{"proxies", len(c.Proxies) > 0},
+		{"log", c.Log != nil},
+	} {
+		if !f.ok {
+			missing = append(missing, f.name)
+		}
+	}
+	if missing != nil {
+		return &walberr.Error{Op: "start storage", Server: c.NodeID, Code: walberr.Usage, Found: "no " + strings.Join(missing, ", no ")}
+	}
+	return nil
+}
+
 // Server is a storage server.
 type Server struct {
-	cfg     Config
-	core    *server.Server
-	lock    io.Closer
-	tasks   *server.Queue[string] // volumes to look after
-	proxies *proxySet
-	watch   chan func(ctx context.Context, wg *sync.WaitGroup) // starts watchers in Serve's scope
+	cfg      Config
+	core     *server.Server
+	lock     io.Closer
+	tasks    *server.Queue[string] // volumes to look after
+	proxies  *proxySet
+	watchers sync.WaitGroup // goroutines that watch devices
 
-	mu   sync.Mutex
-	vols map[string]*volume
+	conversations atomic.Int32 // of walbsh-volume-io that run
+
+	mu      sync.Mutex
+	vols    map[string]*volume
+	devices map[string]string // device path -> the volume that has it
 }
 
 // New loads the volumes in the base directory and makes their server. On an
 // error the listener is still the caller's.
 func New(cfg Config) (*Server, error) {
-	cfg.setDefaults()
-	if cfg.NodeID == "" || len(cfg.Proxies) == 0 || cfg.Archive.Host == "" {
-		return nil, &walberr.Error{
-			Op: "start storage", Server: cfg.NodeID, Code: walberr.Usage,
-			Found: "node id, archive or proxies are missing", Expected: "all three",
-		}
+	if err := cfg.check(); err != nil {
+		return nil, err
 	}
+	cfg.setDefaults()
 	if ok, err := vfs.Exists(cfg.FS, cfg.BaseDir); err != nil {
 		return nil, err
 	} else if !ok {
@@ -143,8 +169,8 @@ func New(cfg Config) (*Server, error) {
 		lock:    lock,
 		tasks:   server.NewQueue[string](),
 		proxies: newProxySet(cfg.Proxies, cfg.NodeID, cfg.Now),
-		watch:   make(chan func(context.Context, *sync.WaitGroup)),
 		vols:    map[string]*volume{},
+		devices: map[string]string{},
 	}
 	if err := s.loadAll(); err != nil {
 		_ = lock.Close()
@@ -168,9 +194,17 @@ func (s *Server) Addr() net.Addr { return s.core.Addr() }
 // Shutdown ends the server; Serve returns when all has ended.
 func (s *Server) Shutdown() { s.core.Shutdown() }
 
-// Serve runs the server until ctx ends or it is shut down.
+// Serve runs the server until ctx ends or it is shut down. It is called once.
 func (s *Server) Serve(ctx context.Context) error {
 	defer s.lock.Close()
+	watching, end := context.WithCancel(ctx)
+	defer s.watchers.Wait()
+	defer end()
+	for _, v := range s.volumes() {
+		if st := v.sm.State(); st == fsm.StorageTarget || st == fsm.StorageStandby {
+			s.watch(watching, v)
+		}
+	}
 	return s.core.Serve(ctx)
 }
 
@@ -186,36 +220,64 @@ func (s *Server) loadAll() error {
 		if !e.IsDir() {
 			continue
 		}
-		if err := wire.CheckVolumeName(e.Name()); err != nil {
-			return s.loadError(e.Name(), err)
+		if err := s.load(e.Name()); err != nil {
+			return &walberr.Error{Op: "start storage", Server: s.cfg.NodeID, Volume: e.Name(), Code: walberr.CodeOf(err), Err: err}
 		}
-		v := s.makeVolume(e.Name())
-		if ok, err := vfs.Exists(s.cfg.FS, v.file("state")); err != nil {
-			return s.loadError(e.Name(), err)
-		} else if !ok {
-			s.cfg.Log.Warn("removing what an interrupted init-vol left: " + v.dir)
-			if err := vfs.RemoveAll(s.cfg.FS, v.dir); err != nil {
-				return s.loadError(e.Name(), err)
-			}
-			continue
-		}
-		state, err := v.load(s.cfg.Devices)
-		if err == nil {
-			err = v.sm.Set("initializeStorage", state)
-		}
-		if err == nil {
-			_, err = vfs.RemoveTemps(s.cfg.FS, v.dir)
-		}
-		if err != nil {
-			return s.loadError(e.Name(), err)
-		}
-		s.vols[v.name] = v
 	}
 	return nil
 }
 
-func (s *Server) loadError(vol string, err error) error {
-	return &walberr.Error{Op: "start storage", Server: s.cfg.NodeID, Volume: vol, Code: walberr.CodeOf(err), Err: err}
+func (s *Server) load(name string) error {
+	if err := wire.CheckVolumeName(name); err != nil {
+		return err
+	}
+	v := s.makeVolume(name)
+	if ok, err := vfs.Exists(s.cfg.FS, v.file("state")); err != nil {
+		return err
+	} else if !ok {
+		return s.removeRemains(v)
+	}
+	state, err := v.load(s.cfg.Devices)
+	if err != nil {
+		return err
+	}
+	if other := s.claim(v.path, name); other != "" {
+		return &walberr.Error{
+			Op: "load " + v.dir, Code: walberr.Conflict, Found: fmt.Sprintf("device %s is that of volume %s too", v.path, other),
+			Hint: "they would take each other's log away: move one of the two out of " + s.cfg.BaseDir,
+		}
+	}
+	if err := v.sm.Set("initializeStorage", state); err != nil {
+		return err
+	}
+	if _, err := vfs.RemoveTemps(s.cfg.FS, v.dir); err != nil {
+		return err
+	}
+	s.vols[name] = v
+	return nil
+}
+
+// removeRemains removes a directory without state. Nothing but the files of a
+// volume may be in it: then an init-vol or a clear-vol was interrupted.
+func (s *Server) removeRemains(v *volume) error {
+	entries, err := s.cfg.FS.ReadDir(v.dir)
+	if err != nil {
+		return err
+	}
+	ours := func(e fs.DirEntry) bool {
+		return !e.IsDir() && (slices.Contains(volumeFiles[:], e.Name()) || vfs.IsTempName(e.Name()) ||
+			strings.HasPrefix(e.Name(), brokenPackFile))
+	}
+	for _, e := range entries {
+		if !ours(e) {
+			return &walberr.Error{
+				Op: "load " + v.dir, Code: walberr.Conflict, Found: fmt.Sprintf("no file state, but %q", e.Name()), Expected: "a volume",
+				Hint: "every directory in the base directory is a volume: move this one elsewhere, or give another base directory",
+			}
+		}
+	}
+	s.cfg.Log.Warn("removing what an interrupted init-vol or clear-vol left: " + v.dir)
+	return vfs.RemoveAll(s.cfg.FS, v.dir)
 }
 
 func (s *Server) makeVolume(name string) *volume {
@@ -226,7 +288,28 @@ func (s *Server) makeVolume(name string) *volume {
 		sm: fsm.NewStorage(fsm.StorageClear, func(from, to fsm.StorageState) {
 			s.cfg.Log.Info(fmt.Sprintf("state of %s: %s=>%s", name, from, to))
 		}),
+		breakers: map[*breaker]bool{},
 	}
+}
+
+// claim gives a device to a volume. If another volume has it, that one is
+// named and nothing changes: two volumes on one log would each give up what
+// the other still needs.
+func (s *Server) claim(path, vol string) (other string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other, taken := s.devices[path]; taken && other != vol {
+		return other
+	}
+	s.devices[path] = vol
+	return ""
+}
+
+// release gives a device back.
+func (s *Server) release(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.devices, path)
 }
 
 // volume gives the volume of a name. One that was never initialized is in
@@ -258,91 +341,4 @@ func (s *Server) volumes() []*volume {
 		}
 	}
 	return list
-}
-
-// runWatchers owns the goroutines that watch devices, and begins with those of
-// the volumes that were shipping or discarding log when the server ended.
-func (s *Server) runWatchers(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for _, v := range s.volumes() {
-		if st := v.sm.State(); st == fsm.StorageTarget || st == fsm.StorageStandby {
-			s.beginWatch(ctx, &wg, v)
-		}
-	}
-	for {
-		select {
-		case begin := <-s.watch:
-			begin(ctx, &wg)
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// monitor watches the volume's device from now on, and queues a first task.
-func (s *Server) monitor(ctx context.Context, v *volume) error {
-	begun := make(chan struct{})
-	select {
-	case s.watch <- func(ctx context.Context, wg *sync.WaitGroup) {
-		s.beginWatch(ctx, wg, v)
-		close(begun)
-	}:
-		<-begun
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// monitorDelay lets writes that come close together go in one shipment.
-const monitorDelay = 100 * time.Millisecond
-
-func (s *Server) beginWatch(ctx context.Context, wg *sync.WaitGroup, v *volume) {
-	ctx, cancel := context.WithCancel(ctx)
-	v.mu.Lock()
-	if v.unmonitor != nil {
-		v.unmonitor()
-	}
-	v.unmonitor = cancel
-	dev := v.dev
-	v.mu.Unlock()
-	s.tasks.PushForce(v.name, 0)
-	wg.Go(func() {
-		for {
-			changed := dev.Changed()
-			if ctx.Err() != nil {
-				return
-			}
-			if v.workIsDue() {
-				s.tasks.Push(v.name, monitorDelay)
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-}
-
-// workIsDue reports whether the device has log that wants to be shipped or
-// given up.
-func (v *volume) workIsDue() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	l := v.dev.Lsids()
-	return v.dev.Overflowed() || l.Permanent > v.done.Lsid || min(v.done.Lsid, l.PrevWritten) > l.Oldest
-}
-
-// unmonitorVolume stops watching the device and drops the volume's tasks.
-func (s *Server) unmonitorVolume(v *volume) {
-	v.mu.Lock()
-	if v.unmonitor != nil {
-		v.unmonitor()
-		v.unmonitor = nil
-	}
-	v.retry = 0
-	v.mu.Unlock()
-	s.tasks.Remove(func(name string) bool { return name == v.name })
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"walbsh/walbcore/fsm"
@@ -14,165 +15,142 @@ import (
 	"walbsh/walbcore/wire"
 )
 
-// busyDelay is how long a task waits that found its volume occupied.
-const busyDelay = 100 * time.Millisecond
-
-// runTask looks after one volume: it ships or throws away log, and decides
-// when to look again. It runs on a worker of the task queue.
+// runTask looks after one volume: it ships or throws away log, gives up what
+// is shipped, and sees to it that what is left is looked after too. It runs on
+// a worker of the task queue.
 func (s *Server) runTask(ctx context.Context, name string) {
 	v, err := s.volume(name, false)
 	if err != nil {
 		return
 	}
-	if v.sm.StopState() != fsm.NotStopping {
-		return
-	}
 	state := v.sm.State()
+	var action fsm.Action
 	switch state {
-	case fsm.StorageStartStandby, fsm.StorageStartTarget:
-		s.tasks.Push(name, busyDelay)
-		return
-	case fsm.StorageTarget, fsm.StorageFullSync, fsm.StorageStandby:
-	default:
-		return
-	}
-	if v.overflowed() {
-		s.cfg.Log.Error(fmt.Sprintf("log of %s has overflowed: reset-vol and back it up again", name))
-		if state == fsm.StorageTarget {
-			if err := s.endShipping("overflow", v); err != nil {
-				s.cfg.Log.Error(err.Error())
-			}
-		}
-		return
-	}
-	action := fsm.WlogSend
-	if state == fsm.StorageStandby {
+	case fsm.StorageTarget, fsm.StorageFullSync:
+		action = fsm.WlogSend
+	case fsm.StorageStandby:
 		action = fsm.WlogRemove
+	default:
+		return // whoever brings the volume into one of these queues a task then
 	}
 	end, err := v.sm.StartAction("runTask", action, fsm.WlogSend, fsm.WlogRemove)
 	if err != nil {
-		s.tasks.PushForce(name, busyDelay)
-		return
+		return // the one that runs looks for more when it ends
 	}
-	var next time.Duration
-	var again bool
-	if action == fsm.WlogSend {
-		next, again, err = s.ship(ctx, v)
-	} else {
-		err = v.discardLog(ctx)
-	}
+	err = s.lookAfter(ctx, v, state)
 	end()
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
 		s.retryLater(v, err)
-	case again:
-		s.clearRetry(v)
-		s.tasks.Push(name, next)
 	default:
-		s.clearRetry(v)
+		v.setRetry(0)
+		s.wake(v)
 	}
 }
 
-func (s *Server) clearRetry(v *volume) {
-	v.mu.Lock()
-	v.retry = 0
-	v.mu.Unlock()
-}
-
-// retryLater queues a failed shipment again, each time after twice as long.
-func (s *Server) retryLater(v *volume, err error) {
-	v.mu.Lock()
-	if v.retry == 0 {
-		v.retry = s.cfg.Delay
-	} else {
-		v.retry = min(2*v.retry, s.cfg.MaxDelay)
-	}
-	delay, watched := v.retry, v.unmonitor != nil
-	v.mu.Unlock()
-	s.cfg.Log.Warn(fmt.Sprintf("wlog-transfer of %s failed, next try in %s: %s", v.name, delay, err))
-	if watched {
-		s.tasks.PushForce(v.name, delay)
-	}
-}
-
-// discardLog gives up all log that the device itself needs no longer.
-func (v *volume) discardLog(ctx context.Context) error {
+func (v *volume) setRetry(d time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if l := v.dev.Lsids(); l.PrevWritten > l.Oldest {
-		return v.dev.SetOldest(ctx, l.PrevWritten)
-	}
-	return nil
+	v.retry = d
 }
 
-// ship sends one stretch of log, if there is one. again tells whether to come
-// back by itself after next; otherwise the device's next change will.
-func (s *Server) ship(ctx context.Context, v *volume) (next time.Duration, again bool, err error) {
-	sh, ok, err := s.prepareShipment(ctx, v)
-	if err != nil || !ok {
-		return 0, false, err
+// retryLater queues a failed task again, each time after twice as long.
+func (s *Server) retryLater(v *volume, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.unwatch == nil {
+		return
 	}
+	v.retry = min(max(2*v.retry, s.cfg.Delay), s.cfg.MaxDelay)
+	s.cfg.Log.Warn(fmt.Sprintf("wlog-transfer of %s failed, next try in %s: %s", v.name, v.retry, err))
+	s.tasks.PushForce(v.name, v.retry)
+}
+
+// lookAfter does what the device of a volume in that state asks for. Its
+// caller counts as an action: as long as that runs the volume does not leave
+// the states in which there may be one, and its log is not reset.
+func (s *Server) lookAfter(ctx context.Context, v *volume, state fsm.StorageState) error {
 	ctx, release := v.breakable(ctx)
 	defer release()
+	view := v.sm.View()
+	v.mu.Lock()
+	dev, uuid, done, watched := v.dev, v.uuid, v.done, v.unwatch != nil
+	v.mu.Unlock()
+	if view.State != state || view.Stop != fsm.NotStopping || !watched {
+		return nil
+	}
+	if state == fsm.StorageStandby {
+		return giveUp(ctx, dev, meta.MaxLsid)
+	}
+	if dev.Overflowed() {
+		s.cfg.Log.Error(fmt.Sprintf("the log of %s has overflowed: reset-vol and back it up again", v.name))
+		if state == fsm.StorageTarget {
+			return s.endShipping("overflow", v)
+		}
+		return nil
+	}
+	if id := dev.Identity(); id.UUID != uuid {
+		return &walberr.Error{
+			Op: "wlog-transfer", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.DifferentUUID,
+			Found: "log of life " + id.UUID.String(), Expected: uuid.String(),
+			Hint: "the device's log was reset by someone else: stop and reset the volume, then back it up again",
+		}
+	}
+	// What is shipped is given up first: room for writers does not depend on
+	// proxies. A device that gives nothing up is shipped all the same.
+	err := giveUp(ctx, dev, done.Lsid)
+	shipped, shipErr := s.ship(ctx, v)
+	if shipErr == nil && shipped > done.Lsid {
+		err = giveUp(ctx, dev, shipped)
+	}
+	return errors.Join(shipErr, err)
+}
+
+// ship sends one stretch of log, if there is one, and gives up to where it is
+// shipped then.
+func (s *Server) ship(ctx context.Context, v *volume) (meta.Lsid, error) {
+	sh, ok, err := s.prepareShipment(v)
+	if err != nil || !ok {
+		return 0, err
+	}
 	reached, err := s.sendShipment(ctx, v, sh)
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	if reached == sh.from.Lsid && reached != sh.to.Lsid {
-		return 0, false, &walberr.Error{
-			Op: "wlog-transfer", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.Range,
-			Found: fmt.Sprintf("the log pack at %d is larger than one shipment", reached), Hint: "raise -wl",
+		return 0, &walberr.Error{
+			Op: "wlog-transfer", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.Checksum,
+			Found: fmt.Sprintf("no log pack at %d ends before %d", reached, sh.limit), Expected: "a snapshot at a pack boundary",
 		}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	done := sh.done(reached)
-	if err := v.saveDone(done); err != nil {
-		return 0, false, err
+	if err := v.saveDone(sh.done(reached)); err != nil {
+		return 0, err
 	}
-	if err := v.queue.dropShipped(done); err != nil {
-		return 0, false, err
-	}
-	if err := v.giveUpShipped(ctx); err != nil {
-		return 0, false, err
-	}
-	if len(v.queue.records) > 0 {
-		return 0, true, nil
-	}
-	return s.moreLogIn(v)
-}
-
-// moreLogIn tells when to ship log that was written during a shipment. The
-// caller holds mu.
-func (s *Server) moreLogIn(v *volume) (time.Duration, bool, error) {
-	l := v.dev.Lsids()
-	if v.done.Lsid >= l.Latest {
-		return 0, false, nil
-	}
-	remaining := uint64(l.Latest-v.done.Lsid)*uint64(v.dev.Identity().PBS)>>20 + 1
-	return batchDelay(remaining, s.cfg.MaxWlogMB), true, nil
+	v.pace.shipped(s.cfg.Now())
+	return reached, v.queue.dropShipped(v.done)
 }
 
 // prepareShipment takes a snapshot where one is due, and chooses what to ship.
 // It is false when nothing can be shipped now.
-func (s *Server) prepareShipment(ctx context.Context, v *volume) (shipment, bool, error) {
+//
+// The snapshot lies where the log is permanent. The original takes it at the
+// end of the log, and has to wait.
+func (s *Server) prepareShipment(v *volume) (shipment, bool, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := v.giveUpShipped(ctx); err != nil {
-		return shipment{}, false, err
-	}
-	l := v.dev.Lsids()
-	if v.done.Lsid >= l.Permanent && len(v.queue.records) == 0 {
-		return shipment{}, false, nil
-	}
 	if err := v.queue.dropShipped(v.done); err != nil {
 		return shipment{}, false, err
 	}
-	maxPB := v.maxPB(s.cfg.MaxWlogMB)
-	now := s.now()
-	if implicitIsDue(v.queue, l.Latest, uint64(s.cfg.SnapshotInterval.Seconds()), now) {
-		rec, err := snapshotAfter(v.latest(), l.Latest, maxPB, true, now)
+	permanent := v.dev.Lsids().Permanent
+	if v.done.Lsid >= permanent && len(v.queue.records) == 0 {
+		return shipment{}, false, nil
+	}
+	blocks, now := maxPB(v.dev, s.cfg.MaxWlogMB), s.now()
+	if implicitIsDue(v.queue, permanent, uint64(s.cfg.SnapshotInterval.Seconds()), now) {
+		rec, err := snapshotAfter(v.latest(), permanent, blocks, true, now)
 		if err != nil {
 			return shipment{}, false, err
 		}
@@ -180,8 +158,8 @@ func (s *Server) prepareShipment(ctx context.Context, v *volume) (shipment, bool
 			return shipment{}, false, err
 		}
 	}
-	sh := chooseShipment(v.done, v.queue.records, l.Permanent, maxPB)
-	return sh, l.Permanent >= sh.limit, nil
+	sh := chooseShipment(v.done, v.queue.records, permanent, blocks)
+	return sh, permanent >= sh.limit, nil
 }
 
 // sendShipment sends the log to the first proxy that takes it, and returns
@@ -196,15 +174,18 @@ func (s *Server) sendShipment(ctx context.Context, v *volume, sh shipment) (meta
 		Volume: v.name, UUID: uuid, PBS: id.PBS, Salt: id.Salt, Size: dev.Size(),
 		MaxLogPB: uint64(sh.limit - sh.from.Lsid),
 	}
-	var refusals []error
+	var refusals []string
 	for _, addr := range s.proxies.usable() {
 		conn, err := s.offer(ctx, addr, req)
 		if err != nil {
-			refusals = append(refusals, fmt.Errorf("%s: %w", addr, err))
+			if ctx.Err() != nil {
+				return 0, context.Cause(ctx)
+			}
+			refusals = append(refusals, fmt.Sprintf("%s: %s", addr, err))
 			continue
 		}
 		reached, err := transfer.SendWlog(ctx, conn, req, dev, transfer.WlogStretch{
-			Begin: sh.from.Lsid, Limit: sh.limit, MaxPB: v.maxPB(s.cfg.MaxWlogMB), Diff: sh.diff,
+			Begin: sh.from.Lsid, Limit: sh.limit, MaxPB: maxPB(dev, s.cfg.MaxWlogMB), Diff: sh.diff,
 		}, transfer.Options{})
 		_ = conn.Close()
 		var broken *transfer.BrokenLogError
@@ -215,7 +196,7 @@ func (s *Server) sendShipment(ctx context.Context, v *volume, sh shipment) (meta
 	}
 	return 0, &walberr.Error{
 		Op: "wlog-transfer", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.Unavailable,
-		Found: "There is no available proxy", Err: errors.Join(refusals...),
+		Found: "There is no available proxy", Err: errors.New(strings.Join(refusals, ", ")),
 		Hint: "start the volume at a proxy, then kick the storage",
 	}
 }
@@ -248,7 +229,7 @@ func (s *Server) dial(ctx context.Context, addr wire.Addr, protocol string) (*wi
 
 // keepBrokenPack saves a pack header that cannot be shipped, for inspection.
 func (s *Server) keepBrokenPack(v *volume, broken *transfer.BrokenLogError) {
-	path := v.file(fmt.Sprintf("logpackheader-%d", broken.Lsid))
+	path := v.file(brokenPackFile + broken.Lsid.String())
 	if err := vfs.WriteFile(v.fsys, path, broken.Block); err != nil {
 		s.cfg.Log.Error(err.Error())
 	}

@@ -16,12 +16,11 @@ func snapshotAfter(prev meta.LsidGid, lsid meta.Lsid, maxPB uint64, mergeable bo
 	if prev.Lsid > lsid {
 		return meta.LsidGid{}, server.Refusef(walberr.BadState, "takeSnapshotDetail:invalid lsid:%d:%d", prev.Lsid, lsid)
 	}
-	return meta.LsidGid{
-		Mergeable: mergeable,
-		Timestamp: now,
-		Lsid:      lsid,
-		Gid:       prev.Gid + 1 + meta.Gid(uint64(lsid-prev.Lsid)/maxPB),
-	}, nil
+	step := 1 + uint64(lsid-prev.Lsid)/maxPB
+	if step >= uint64(meta.MaxGid-prev.Gid) { // the last gid means none
+		return meta.LsidGid{}, server.Refusef(walberr.Range, "takeSnapshotDetail:no gid is left:%d", prev.Gid)
+	}
+	return meta.LsidGid{Mergeable: mergeable, Timestamp: now, Lsid: lsid, Gid: prev.Gid + meta.Gid(step)}, nil
 }
 
 // shipment is the stretch of log that one wlog-transfer carries: from the
@@ -79,9 +78,36 @@ func (s shipment) done(reached meta.Lsid) meta.LsidGid {
 	return meta.LsidGid{Mergeable: true, Timestamp: s.from.Timestamp, Lsid: reached, Gid: s.from.Gid + 1}
 }
 
+// monitorDelay lets writes that come close together go in one shipment.
+const monitorDelay = 100 * time.Millisecond
+
+// pace spreads the shipments of a volume that is written to all the time, which
+// would else be very many and small: the gap between two doubles as long as
+// they follow one another. A volume at rest ships its next write soon.
+type pace struct {
+	last time.Time     // when the latest shipment ended
+	gap  time.Duration // how long after it the next one waits
+}
+
+// shipped says that a shipment has ended now.
+func (p *pace) shipped(now time.Time) {
+	if now.Sub(p.last) > batchDelay(0, 1) {
+		p.gap = 0
+	}
+	p.gap = max(2*p.gap, monitorDelay)
+	p.last = now
+}
+
+// delay is how long from now on the next shipment waits, when megabytes of log
+// are there and at most limit go in one.
+func (p *pace) delay(now time.Time, megabytes, limit uint64) time.Duration {
+	gap := min(p.gap, batchDelay(megabytes, limit))
+	return max(monitorDelay, p.last.Add(gap).Sub(now))
+}
+
 // batchDelay is how long to wait for more log before shipping remaining
-// megabytes of it, when at most max go in one shipment: short when much is
-// there already.
+// megabytes of it, when at most limit go in one shipment: short when much is
+// there already. It is the original's rule.
 func batchDelay(remaining, limit uint64) time.Duration {
 	const longest, shortest = 1000, 100 // milliseconds
 	switch {
@@ -101,10 +127,10 @@ func newestOr(q *queueFile, done meta.LsidGid) meta.LsidGid {
 	return done
 }
 
-// implicitIsDue reports whether the log has to be given a snapshot by itself:
-// there is none to ship towards, or the newest is older than interval seconds
-// and there is log behind it.
-func implicitIsDue(q *queueFile, latest meta.Lsid, interval, now uint64) bool {
+// implicitIsDue reports whether the log up to end has to be given a snapshot by
+// itself: there is none to ship towards, or the newest is older than interval
+// seconds and there is log behind it.
+func implicitIsDue(q *queueFile, end meta.Lsid, interval, now uint64) bool {
 	rec, ok := q.newest()
-	return !ok || (rec.Lsid < latest && rec.Timestamp+interval <= now)
+	return !ok || (rec.Lsid < end && rec.Timestamp+interval <= now)
 }

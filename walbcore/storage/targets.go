@@ -187,7 +187,7 @@ func (v *volume) status() []string {
 	lines = append(lines,
 		fmt.Sprintf("action WlogSend %d WlogRemove %d", view.Running[fsm.WlogSend], view.Running[fsm.WlogRemove]),
 		"stopState "+view.Stop.String(),
-		fmt.Sprintf("isUnderMonitoring %d", bit(v.unmonitor != nil)),
+		fmt.Sprintf("isUnderMonitoring %d", bit(v.unwatch != nil)),
 		"wdevPath "+v.path,
 		fmt.Sprintf("sizeLb %d", size),
 		"size "+block.FormatSize(size.Bytes()),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"sync"
 	"time"
@@ -17,6 +19,19 @@ import (
 	"walbsh/walbcore/wire"
 )
 
+// The files of a volume.
+const (
+	pathFile  = "path"
+	stateFile = "state"
+	doneFile  = "done"
+	queueName = "queue"
+	uuidFile  = "uuid"
+	// brokenPackFile begins the name of a pack header that could not be shipped.
+	brokenPackFile = "logpackheader-"
+)
+
+var volumeFiles = [...]string{pathFile, stateFile, doneFile, queueName, uuidFile}
+
 // maxSmallFile bounds the small files of a volume when they are read.
 const maxSmallFile = 64 << 10
 
@@ -29,19 +44,21 @@ type volume struct {
 
 	// mu guards what follows and the files in dir.
 	mu    sync.Mutex
-	path  string      // device path; valid iff the state is not Clear
-	dev   wdev.Device // valid iff the state is not Clear
+	path  string      // of the device; valid iff dev is
+	dev   wdev.Device // nil in Clear and before the first init-vol has ended
 	done  meta.LsidGid
 	queue *queueFile
 	uuid  meta.UUID // log life that done and queue speak of; zero before the first backup
 
-	retry     time.Duration // delay before the next try after a failed shipment
-	unmonitor func()        // stops watching the device; nil while it is not watched
+	retry    time.Duration     // before the next try; > 0 iff the last one failed, and then a task is queued
+	pace     pace              // of shipments
+	unwatch  func()            // ends the watching of the device; nil while it is not watched
+	breakers map[*breaker]bool // of what can be broken off
 }
 
 func (v *volume) file(name string) string { return filepath.Join(v.dir, name) }
 
-// load reads a volume that has a directory.
+// load reads a volume that has a directory, and gives its state.
 func (v *volume) load(devices Devices) (fsm.StorageState, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -50,10 +67,10 @@ func (v *volume) load(devices Devices) (fsm.StorageState, error) {
 		name   string
 		decode func(r *wire.Reader)
 	}{
-		{"state", func(r *wire.Reader) { stateName = r.StrMax(64) }},
-		{"path", func(r *wire.Reader) { v.path = r.StrMax(4096) }},
-		{"done", func(r *wire.Reader) { v.done = r.LsidGid() }},
-		{"uuid", func(r *wire.Reader) { v.uuid = r.UUID() }},
+		{stateFile, func(r *wire.Reader) { stateName = r.StrMax(64) }},
+		{pathFile, func(r *wire.Reader) { v.path = r.StrMax(4096) }},
+		{doneFile, func(r *wire.Reader) { v.done = r.LsidGid() }},
+		{uuidFile, func(r *wire.Reader) { v.uuid = r.UUID() }},
 	} {
 		data, err := vfs.ReadFile(v.fsys, v.file(f.name), maxSmallFile)
 		if err == nil {
@@ -69,11 +86,11 @@ func (v *volume) load(devices Devices) (fsm.StorageState, error) {
 	state, err := fsm.ParseStorageState(stateName)
 	if err != nil || !state.Steady() || state == fsm.StorageClear {
 		return 0, &walberr.Error{
-			Op: "load " + v.file("state"), Volume: v.name, Code: walberr.Checksum,
+			Op: "load " + v.file(stateFile), Volume: v.name, Code: walberr.Checksum,
 			Found: "state " + stateName, Expected: "SyncReady, Stopped, Target or Standby",
 		}
 	}
-	if v.queue, err = openQueue(v.fsys, v.file("queue")); err != nil {
+	if v.queue, err = openQueue(v.fsys, v.file(queueName)); err != nil {
 		return 0, err
 	}
 	if v.dev, err = devices.Lookup(v.path); err != nil {
@@ -82,22 +99,30 @@ func (v *volume) load(devices Devices) (fsm.StorageState, error) {
 	return state, nil
 }
 
-// create makes the directory and files of a new volume. The state comes last:
-// a directory without it is what an interrupted create left, and means nothing.
+// create makes the directory and files of a new volume. If that fails nothing
+// is left. The state comes last: a directory without it means nothing.
 func (v *volume) create(path string, dev wdev.Device, now uint64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := vfs.MakeDir(v.fsys, v.dir); err != nil {
 		return err
 	}
+	if err := v.fill(path, now); err != nil {
+		return errors.Join(err, v.remove())
+	}
+	v.path, v.dev = path, dev
+	return nil
+}
+
+func (v *volume) fill(path string, now uint64) error {
 	salt, err := randomSalt()
 	if err != nil {
 		return err
 	}
-	if v.queue, err = createQueue(v.fsys, v.file("queue"), salt); err != nil {
+	if v.queue, err = createQueue(v.fsys, v.file(queueName), salt); err != nil {
 		return err
 	}
-	if err := v.save("path", func(w *wire.Writer) { w.Str(path) }); err != nil {
+	if err := v.save(pathFile, func(w *wire.Writer) { w.Str(path) }); err != nil {
 		return err
 	}
 	if err := v.saveDone(meta.LsidGid{Lsid: meta.MaxLsid, Gid: meta.MaxGid, Timestamp: now}); err != nil {
@@ -106,7 +131,6 @@ func (v *volume) create(path string, dev wdev.Device, now uint64) error {
 	if err := v.saveUUID(meta.UUID{}); err != nil {
 		return err
 	}
-	v.path, v.dev = path, dev
 	return v.saveState(fsm.StorageSyncReady)
 }
 
@@ -116,6 +140,31 @@ func randomSalt() (uint32, error) {
 		return 0, err
 	}
 	return binary.LittleEndian.Uint32(b[:]), nil
+}
+
+// clear forgets the volume, durably, and gives the path of its device. After
+// an error it can be repeated.
+func (v *volume) clear() (path string, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.remove(); err != nil {
+		return "", err
+	}
+	path = v.path
+	v.dev, v.queue, v.path = nil, nil, ""
+	return path, nil
+}
+
+// remove removes the directory. The state goes first and for good: what is
+// left without it is removed at the next start. The caller holds mu.
+func (v *volume) remove() error {
+	if err := v.fsys.Remove(v.file(stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := v.fsys.SyncDir(v.dir); err != nil {
+		return err
+	}
+	return vfs.RemoveAll(v.fsys, v.dir)
 }
 
 // resetLog begins a new log life at gid, and stores SyncReady. Every step is
@@ -139,47 +188,30 @@ func (v *volume) resetLog(ctx context.Context, gid meta.Gid, now uint64) (meta.U
 	return uuid, v.saveState(fsm.StorageSyncReady)
 }
 
-// snapshot takes a snapshot at the end of the log and gives its gid; durable
-// on return.
-func (v *volume) snapshot(maxWlogMB uint64, now uint64) (meta.Gid, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+// takeSnapshot takes an explicit snapshot at the end of the log and gives its
+// gid; durable on return. The caller holds mu.
+func (v *volume) takeSnapshot(maxWlogMB, now uint64) (meta.Gid, error) {
 	if v.dev.Overflowed() {
 		return 0, server.Refusef(walberr.BadState, "takeSnapshotDetail:wlog overflow:%s", v.path)
 	}
-	rec, err := snapshotAfter(newestOr(v.queue, v.done), v.dev.Lsids().Latest, v.maxPB(maxWlogMB), false, now)
+	rec, err := snapshotAfter(v.latest(), v.dev.Lsids().Latest, maxPB(v.dev, maxWlogMB), false, now)
 	if err != nil {
 		return 0, err
 	}
 	return rec.Gid, v.queue.push(rec)
 }
 
-// maxPB converts megabytes of log to physical blocks of the device.
-func (v *volume) maxPB(mb uint64) uint64 { return mb << 20 / uint64(v.dev.Identity().PBS) }
-
-// giveUpShipped lets the device overwrite the log that a proxy has and the
-// device itself needs no longer. When log gets scarce the device is asked to
-// need less. The caller holds mu.
-func (v *volume) giveUpShipped(ctx context.Context) error {
-	if v.dev.Overflowed() {
-		return nil
-	}
-	l := v.dev.Lsids()
-	if v.done.Lsid > l.PrevWritten && l.Written > l.PrevWritten && l.Usage() > v.dev.LogCapacity()/4 {
-		if err := v.dev.Checkpoint(ctx); err != nil {
-			return err
-		}
-		l = v.dev.Lsids()
-	}
-	if oldest := min(v.done.Lsid, l.PrevWritten); oldest > l.Oldest {
-		return v.dev.SetOldest(ctx, oldest)
-	}
-	return nil
-}
-
 // latest is the newest record: a snapshot in the queue, or what is done. The
 // caller holds mu.
 func (v *volume) latest() meta.LsidGid { return newestOr(v.queue, v.done) }
+
+// overflowed gives the device's path if it lost log that nobody has. A volume
+// without a device did not.
+func (v *volume) overflowed() (path string, yes bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.path, v.dev != nil && v.dev.Overflowed()
+}
 
 // The small files. The caller holds mu; durable on return.
 
@@ -188,11 +220,11 @@ func (v *volume) save(name string, encode func(w *wire.Writer)) error {
 }
 
 func (v *volume) saveState(s fsm.StorageState) error {
-	return v.save("state", func(w *wire.Writer) { w.Str(s.String()) })
+	return v.save(stateFile, func(w *wire.Writer) { w.Str(s.String()) })
 }
 
 func (v *volume) saveDone(rec meta.LsidGid) error {
-	if err := v.save("done", func(w *wire.Writer) { w.LsidGid(rec) }); err != nil {
+	if err := v.save(doneFile, func(w *wire.Writer) { w.LsidGid(rec) }); err != nil {
 		return err
 	}
 	v.done = rec
@@ -200,7 +232,7 @@ func (v *volume) saveDone(rec meta.LsidGid) error {
 }
 
 func (v *volume) saveUUID(uuid meta.UUID) error {
-	if err := v.save("uuid", func(w *wire.Writer) { w.UUID(uuid) }); err != nil {
+	if err := v.save(uuidFile, func(w *wire.Writer) { w.UUID(uuid) }); err != nil {
 		return err
 	}
 	v.uuid = uuid
@@ -214,28 +246,37 @@ func (v *volume) storeState(s fsm.StorageState) error {
 	return v.saveState(s)
 }
 
-// breakable gives a context that also ends when the volume is force stopped.
-// The returned function must be called; it waits for the watcher.
-func (v *volume) breakable(ctx context.Context) (context.Context, func()) {
+// breaker ends the context of something that can be broken off.
+type breaker struct{ cancel context.CancelCauseFunc }
+
+// breakable gives a context that breakOff ends too. What must hold when the
+// work begins (no stop, a state) is looked at after the call. release must be
+// called at the end of the work.
+func (v *volume) breakable(ctx context.Context) (_ context.Context, release func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		err := v.sm.Wait(ctx, func(view fsm.View[fsm.StorageState]) bool { return view.Stop == fsm.ForceStopping })
-		if err == nil {
-			cancel(&walberr.Error{Op: "stop", Volume: v.name, Code: walberr.Stopped, Found: "force stopped"})
-		}
-	}()
+	b := &breaker{cancel}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.breakers[b] = true
 	return ctx, func() {
-		cancel(context.Canceled)
-		<-watched
+		cancel(nil)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		delete(v.breakers, b)
 	}
 }
 
-// overflowed reports whether the device lost log that nobody has. A volume
-// without a device did not.
-func (v *volume) overflowed() bool {
+// breakOff ends what runs for the volume: shipments and backups. It does not
+// wait for them.
+func (v *volume) breakOff(cause error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.dev != nil && v.dev.Overflowed()
+	v.breakAll(cause)
+}
+
+// breakAll is breakOff for callers that hold mu.
+func (v *volume) breakAll(cause error) {
+	for b := range v.breakers {
+		b.cancel(cause)
+	}
 }

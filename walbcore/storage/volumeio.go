@@ -2,7 +2,11 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+
+	"golang.org/x/sync/errgroup"
 
 	"walbsh/walbcore/server"
 	"walbsh/walbcore/walberr"
@@ -10,18 +14,22 @@ import (
 	"walbsh/walbcore/wire"
 )
 
+// maxVolumeIO is how many walbsh-volume-io conversations there may be at a
+// time: each takes two buffers of up to wire.MaxIO.
+const maxVolumeIO = 32
+
 // volumeIO lets a client use a volume like a disk; see wire.VolumeIORequest.
 // It serves one request after the other until the client ends.
 func (s *Server) volumeIO(ctx context.Context, r *server.Request) error {
-	var name string
-	if words := r.R.StrVec(); r.R.Err() != nil {
-		return r.R.Err()
-	} else if err := server.ExactWords("volumeIOServer", words, 1); err != nil {
+	const name = "volumeIOServer"
+	words, err := r.Words(ctx)
+	if err != nil {
 		return err
-	} else {
-		name = words[0]
 	}
-	v, err := s.volume(name, false)
+	if err := server.ExactWords(name, words, 1); err != nil {
+		return err
+	}
+	v, err := s.volume(words[0], false)
 	if err != nil {
 		return err
 	}
@@ -29,59 +37,140 @@ func (s *Server) volumeIO(ctx context.Context, r *server.Request) error {
 	dev := v.dev
 	v.mu.Unlock()
 	if dev == nil {
-		return &walberr.Error{
-			Op: wire.ProtoVolumeIO, Server: s.cfg.NodeID, Volume: name, Code: walberr.NotFound,
-			Found: "no such volume", Hint: "see get vol",
-		}
+		return server.Refusef(walberr.NotFound, "%s:bad state:%s", name, v.sm.State())
 	}
+	if n := s.conversations.Add(1); n > maxVolumeIO {
+		s.conversations.Add(-1)
+		return server.Refusef(walberr.Unavailable, "%s:exceeds max conversations:%d", name, maxVolumeIO)
+	}
+	defer s.conversations.Add(-1)
 	if err := r.Reply(wire.OK); err != nil {
 		return err
 	}
 	r.W.U64(uint64(dev.Size()))
+	if err := r.Flush(); err != nil {
+		return err
+	}
 	// Users of a disk are silent for as long as they like.
+	limit := s.cfg.Wire.Timeout
 	r.SetTimeout(0)
-	var buf []byte
-	for {
-		if err := r.Flush(); err != nil {
+	if err := converse(ctx, r.Conn, dev); err != nil {
+		return err
+	}
+	r.SetTimeout(limit)
+	return r.Finish()
+}
+
+// ioRequest is a request with its data, or with room for that of the answer.
+type ioRequest struct {
+	wire.VolumeIORequest
+	buf []byte
+}
+
+// converse answers requests until the client ends. One goroutine reads ahead,
+// so that a client that went away is noticed while its write waits for room in
+// the log: the write is withdrawn then.
+func converse(ctx context.Context, c *wire.Conn, dev wdev.Disk) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer c.Bind(ctx)()
+	requests := make(chan ioRequest)
+	buffers := make(chan []byte, 2)
+	buffers <- nil
+	buffers <- nil
+	var g errgroup.Group
+	part := func(do func() error) {
+		g.Go(func() error {
+			err := do()
+			if err != nil {
+				cancel(err)
+			}
 			return err
-		}
-		var req wire.VolumeIORequest
-		req.Decode(r.R)
-		if err := r.R.Err(); err != nil {
+		})
+	}
+	part(func() error {
+		defer close(requests)
+		return readRequests(ctx, c.R, buffers, requests)
+	})
+	part(func() error { return answerRequests(ctx, c, dev, requests, buffers) })
+	return g.Wait()
+}
+
+// readRequests reads requests until the client ends.
+func readRequests(ctx context.Context, r *wire.Reader, buffers <-chan []byte, requests chan<- ioRequest) error {
+	for {
+		var req ioRequest
+		req.Decode(r)
+		if err := r.Err(); err != nil {
 			return err
 		}
 		if req.Op == wire.IOEnd {
-			return r.Finish()
+			return nil
 		}
-		if n := int(req.DataLen()); cap(buf) < n {
-			buf = make([]byte, n)
+		select {
+		case req.buf = <-buffers:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-		buf = buf[:req.DataLen()]
+		n := int(req.DataLen())
+		if cap(req.buf) < n {
+			req.buf = make([]byte, n)
+		}
+		req.buf = req.buf[:n]
 		if req.Op == wire.IOWrite {
-			if r.R.Raw(buf); r.R.Err() != nil {
-				return r.R.Err()
-			}
+			r.Raw(req.buf)
 		}
-		if err := doIO(ctx, dev, req, buf); err != nil {
-			r.W.Str(wire.RefusalText(err))
-			continue
+		if err := r.Err(); err != nil {
+			return err
 		}
-		r.W.Str(wire.OK)
-		if req.Op == wire.IORead {
-			r.W.Raw(buf)
+		select {
+		case requests <- req:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
 
-// doIO does one request. buf holds what is written, or takes what is read.
-func doIO(ctx context.Context, dev wdev.Disk, req wire.VolumeIORequest, buf []byte) error {
+// answerRequests does the requests, one after the other. A refused one does
+// not end the conversation.
+func answerRequests(ctx context.Context, c *wire.Conn, dev wdev.Disk, requests <-chan ioRequest, buffers chan<- []byte) error {
+	for req := range requests {
+		err := doIO(ctx, dev, req)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			c.W.Str(wire.RefusalText(err))
+		default:
+			c.W.Str(wire.OK)
+			if req.Op == wire.IORead {
+				c.W.Raw(req.buf)
+			}
+		}
+		if err := c.Flush(); err != nil {
+			return err
+		}
+		buffers <- req.buf
+	}
+	return nil
+}
+
+// doIO does one request. Its buffer holds what is written, or takes what is
+// read.
+func doIO(ctx context.Context, dev wdev.Disk, req ioRequest) error {
 	switch req.Op {
 	case wire.IOWrite:
-		return dev.WriteAt(ctx, buf, int64(req.Offset))
+		return dev.WriteAt(ctx, req.buf, int64(req.Offset))
 	case wire.IORead:
-		n, err := dev.ReadAt(buf, int64(req.Offset))
-		if n == len(buf) {
+		n, err := dev.ReadAt(req.buf, int64(req.Offset))
+		if n == len(req.buf) {
 			return nil
+		}
+		if errors.Is(err, io.EOF) {
+			return &walberr.Error{
+				Op: "read", Code: walberr.Range, Found: fmt.Sprintf("%d bytes at %d", req.Length, req.Offset),
+				Expected: fmt.Sprintf("bytes below %d", dev.Size().Bytes()),
+			}
 		}
 		return err
 	case wire.IOFlush:

@@ -1,0 +1,5 @@
+package storage
+
+const childVariable = "WALBSH_STORAGE_CHILD"
+
+func runChild(spec string) {}

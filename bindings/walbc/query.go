@@ -194,7 +194,7 @@ func (s *Session) queries() []kit.Verb {
 		},
 		{
 			Name:    "jobs",
-			Summary: "list the operations that run now",
+			Summary: "list the operations of this session, running and ended",
 			Doc:     "Also those whose caller has gone and that are bringing back what they changed.",
 			Tier:    kit.Query,
 			Result:  "a list of lines",

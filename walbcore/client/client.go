@@ -86,6 +86,8 @@ type command struct {
 	body   func(w *wire.Writer)
 	status string // word that means success; "" where there is none
 	answer func(r *wire.Reader) error
+	// talk is what follows the status word where that is more than one answer.
+	talk func(conn *wire.Conn, server string) error
 }
 
 // words is the body of most commands.
@@ -120,6 +122,9 @@ func (c *Client) once(ctx context.Context, cmd command) error {
 			if _, err := wire.Status(conn.R, id, cmd.status); err != nil {
 				return err
 			}
+		}
+		if cmd.talk != nil {
+			return cmd.talk(conn, id)
 		}
 		if cmd.answer == nil {
 			return nil

@@ -72,7 +72,7 @@ func (v *VirtualImage) ReadAt(p []byte, off int64) (int, error) {
 			if i < len(v.recs) {
 				next = min(next, v.recs[i].Addr)
 			}
-			err = v.readBase(p[n:][:(next-pos).Bytes()], pos)
+			err = readBase(v.base, p[n:][:(next-pos).Bytes()], pos)
 		}
 		if err != nil {
 			return n, err
@@ -86,8 +86,9 @@ func (v *VirtualImage) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (v *VirtualImage) readBase(p []byte, pos block.LB) error {
-	n, err := v.base.ReadAt(p, pos.Bytes())
+// readBase fills p with the blocks of a base image from block pos on.
+func readBase(base io.ReaderAt, p []byte, pos block.LB) error {
+	n, err := base.ReadAt(p, pos.Bytes())
 	if n == len(p) {
 		return nil
 	}

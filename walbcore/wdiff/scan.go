@@ -1,0 +1,89 @@
+package wdiff
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"walbsh/walbcore/block"
+	"walbsh/walbcore/walberr"
+)
+
+// Scan reads a base image with diffs laid over it from front to back, as it
+// would read after they were applied: all-zero and discard records read as
+// zeros. It holds one record of each diff and the images of a Loader, however
+// large image and diffs are; where any block is wanted at any time there is
+// [VirtualImage]. It does not own the base nor the files. Not safe for
+// concurrent use.
+type Scan struct {
+	base io.ReaderAt
+	size block.LB
+	recs Stream
+	load *Loader
+	pos  block.LB
+	rec  Record // the next one that ends behind pos; valid if have
+	have bool
+	end  bool // there are no further records
+}
+
+// NewScan begins a scan of an image of size blocks; recs are the records over
+// it, merged ([Merge]). Parts of records beyond the size are left out.
+func NewScan(base io.ReaderAt, size block.LB, recs Stream) *Scan {
+	return &Scan{base: base, size: size, recs: recs, load: NewLoader(DefaultCache)}
+}
+
+// Read fills p, whose length is a multiple of 512, with the next blocks. It is
+// short only at the end of the image, and then io.EOF.
+func (s *Scan) Read(p []byte) (int, error) {
+	if len(p)%block.Size != 0 {
+		return 0, &walberr.Error{
+			Op: "scan image", Code: walberr.Range, Found: fmt.Sprintf("%d bytes", len(p)), Expected: "a multiple of 512",
+		}
+	}
+	n := 0
+	for n < len(p) && s.pos < s.size {
+		if err := s.advance(); err != nil {
+			return n, err
+		}
+		end := min(s.size, s.pos+block.FromBytes(int64(len(p)-n)))
+		inside := s.have && s.rec.Addr <= s.pos
+		switch {
+		case inside:
+			end = min(end, s.rec.End())
+		case s.have:
+			end = min(end, s.rec.Addr)
+		}
+		part := p[n:][:(end - s.pos).Bytes()]
+		var err error
+		if inside {
+			err = s.load.Read(part, s.rec, s.pos-s.rec.Addr)
+		} else {
+			err = readBase(s.base, part, s.pos)
+		}
+		if err != nil {
+			return n, err
+		}
+		n += len(part)
+		s.pos = end
+	}
+	if n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// advance takes the record that covers pos or comes behind it.
+func (s *Scan) advance() error {
+	for !s.end && (!s.have || s.rec.End() <= s.pos) {
+		r, err := s.recs.Next()
+		if errors.Is(err, io.EOF) {
+			s.have, s.end = false, true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		s.rec, s.have = r, true
+	}
+	return nil
+}

@@ -143,6 +143,6 @@ func applyRecords(ctx context.Context, s Stream, dst Target, o ApplyOptions, rec
 		if err != nil {
 			return st, fmt.Errorf("apply record %d+%d: %w", r.Addr, r.Blocks, err)
 		}
-		st.count(r.Kind, r.Blocks, int(r.Image.Size))
+		st.Count(r)
 	}
 }

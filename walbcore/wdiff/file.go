@@ -11,12 +11,13 @@ import (
 // File is an open diff file of either kind. It keeps no records in memory and
 // is safe for concurrent use. It does not own the reader under it.
 type File struct {
-	name     string
-	r        io.ReaderAt
-	size     int64 // of the file
-	header   Header
-	index    int64 // offset of the index; valid iff header.Indexed
-	indexEnd int64 // offset of the super block; valid iff header.Indexed
+	name      string
+	r         io.ReaderAt
+	size      int64 // of the file
+	header    Header
+	headerSum uint32 // checksum as the header has it
+	index     int64  // offset of the index; valid iff header.Indexed
+	indexEnd  int64  // offset of the super block; valid iff header.Indexed
 }
 
 // Open reads the header of a diff file, and of an indexed one the super block.
@@ -32,7 +33,7 @@ func Open(name string, r io.ReaderAt, size int64) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.header = h
+	f.header, f.headerSum = h, le.Uint32(buf[:])
 	if h.Indexed {
 		if err := f.openIndex(); err != nil {
 			return nil, err

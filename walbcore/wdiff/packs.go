@@ -59,6 +59,26 @@ func EachPack(ctx context.Context, s Stream, o PackOptions, emit func(pack []byt
 	return st, err
 }
 
+// AddAll appends the records of s, compressed with opt on opt.CPUs goroutines.
+// Unlike in EachPack, packs are closed by the sizes of their stored data. It
+// returns at the first error, also that of ctx, after its goroutines ended.
+func (s *SortedWriter) AddAll(ctx context.Context, recs Stream, opt compress.Opt) (Stats, error) {
+	if err := opt.Validate(); err != nil {
+		return Stats{}, err
+	}
+	var st Stats
+	err := eachBatch(ctx, recs, opt, func(ios []IO) error {
+		for i := range ios {
+			if err := s.Add(&ios[i]); err != nil {
+				return err
+			}
+			st.add(&ios[i])
+		}
+		return nil
+	})
+	return st, err
+}
+
 // A batch is a run of records that one worker loads and compresses at a go.
 const (
 	batchRecords = 32

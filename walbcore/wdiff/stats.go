@@ -39,6 +39,9 @@ func (s Stats) String() string {
 		s.Files, s.Normal, s.AllZero, s.Discard, s.NormalLB, s.AllZeroLB, s.DiscardLB, s.DataSize)
 }
 
+// Count adds a record.
+func (s *Stats) Count(r Record) { s.count(r.Kind, r.Blocks, int(r.Image.Size)) }
+
 func (s *Stats) count(kind Kind, blocks block.LB, size int) {
 	switch kind {
 	case Normal:
@@ -58,9 +61,11 @@ func (s *Stats) add(o *IO) { s.count(o.Kind, o.Blocks, len(o.Data)) }
 
 // Stats counts the records of the file. DataSize of an indexed file is all that
 // lies before the index, with padding and images that were replaced.
-func (f *File) Stats() (Stats, error) {
+func (f *File) Stats() (Stats, error) { return f.StatsOf(f.Records()) }
+
+// StatsOf is [File.Stats] by way of a stream that gives all records of the file.
+func (f *File) StatsOf(s Stream) (Stats, error) {
 	st := Stats{Files: 1}
-	s := f.Records()
 	for {
 		r, err := s.Next()
 		if errors.Is(err, io.EOF) {
@@ -69,7 +74,7 @@ func (f *File) Stats() (Stats, error) {
 		if err != nil {
 			return Stats{}, err
 		}
-		st.count(r.Kind, r.Blocks, int(r.Image.Size))
+		st.Count(r)
 	}
 	if f.header.Indexed {
 		st.DataSize = f.index - HeaderSize

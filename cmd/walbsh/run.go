@@ -1,9 +1,16 @@
 package main
 
-import "context"
+import (
+	"context"
+	"syscall"
+)
 
 // run is the program: it picks the face and gives the exit status.
 func run(ctx context.Context, e env) int {
+	// A reader that goes away is an error of the write, which ends a script in
+	// order, and no reason to be killed. Nobody needs the signal itself.
+	_, stop := e.notify(syscall.SIGPIPE)
+	defer stop()
 	face, words := "", e.args
 	if len(words) > 0 {
 		face, words = words[0], words[1:]

@@ -25,7 +25,7 @@
 // The file <archive>.archive makes an archive registered: it is written last
 // when one is added, and removed first when one is deleted. What a crash in
 // between leaves behind is finished at the start: a volume without any archive
-// and any diff is removed.
+// is removed, unless it is complete otherwise and holds diffs.
 //
 // A diff with the same snapshots as one that waits already replaces it: it is
 // the same range sent again, or the other one belongs to a log life that has

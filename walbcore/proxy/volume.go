@@ -88,11 +88,11 @@ func (s *Server) load(name string) (*volume, error) {
 		return nil, err
 	}
 	if len(infos) == 0 {
-		empty, err := s.hasNoDiffs(v)
+		remnant, err := s.isRemnant(v)
 		if err != nil {
 			return nil, err
 		}
-		if empty {
+		if remnant {
 			s.log.Warn("remove the rest of a volume without archives: " + v.dir)
 			return s.newVolume(name, fsm.ProxyClear), vfs.RemoveAll(s.fs, v.dir)
 		}
@@ -174,6 +174,18 @@ func (s *Server) removeFile(path string) error {
 		return err
 	}
 	return s.fs.SyncDir(filepath.Dir(path))
+}
+
+// isRemnant reports whether a volume without archives is what an interruption
+// of its making or of its removal left: it lacks what every volume has, or
+// holds no diff.
+func (s *Server) isRemnant(v *volume) (bool, error) {
+	for _, path := range []string{v.sizePath(), v.receivedPath()} {
+		if found, err := vfs.Exists(s.fs, path); err != nil || !found {
+			return err == nil, err
+		}
+	}
+	return s.hasNoDiffs(v)
 }
 
 // hasNoDiffs reports whether there is no diff file in any directory of the

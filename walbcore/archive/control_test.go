@@ -232,7 +232,7 @@ func TestRecordedControlWhileAStopWaits(t *testing.T) {
 func TestRecordedControlOfRestores(t *testing.T) {
 	r := runMem(t, func(c *Config) { c.MaxForeground = 1 })
 	w := newWorld(1, 128)
-	require.NoError(t, w.backup(t, r.addr, "v0"))
+	require.NoError(t, w.backup(t.Context(), r.addr, "v0"))
 	for range 5 {
 		w.ship(t, r.addr, "v0", false)
 	}

@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,25 +38,44 @@ type recording struct {
 	word     string       // the first line of its first word
 }
 
-// recordings gives those of a protocol that got beyond the negotiation. They
-// are those of package transfer, where they are played at the roles alone.
-func recordings(t *testing.T, protocol string) []recording {
-	t.Helper()
+// recorded reads all conversations: by name, direction, bytes. They are those
+// of package transfer, where they are played at the roles alone.
+var recorded = sync.OnceValues(func() (map[string]map[string][]byte, error) {
 	f, err := os.Open("../transfer/testdata/recorded.json.gz")
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
 	defer f.Close()
 	z, err := gzip.NewReader(f)
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
 	var all map[string]struct{ Chunks [][2]string }
-	require.NoError(t, json.NewDecoder(z).Decode(&all))
+	if err := json.NewDecoder(z).Decode(&all); err != nil {
+		return nil, err
+	}
+	out := map[string]map[string][]byte{}
+	for name, r := range all {
+		out[name] = map[string][]byte{}
+		for _, c := range r.Chunks {
+			p, err := hex.DecodeString(c[1])
+			if err != nil {
+				return nil, err
+			}
+			out[name][c[0]] = append(out[name][c[0]], p...)
+		}
+	}
+	return out, nil
+})
+
+// recordings gives the conversations of a protocol that got beyond the negotiation.
+func recordings(t *testing.T, protocol string) []recording {
+	t.Helper()
+	all, err := recorded()
+	require.NoError(t, err)
 	var out []recording
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		streams := map[string][]byte{}
-		for _, c := range all[name].Chunks {
-			p, err := hex.DecodeString(c[1])
-			require.NoError(t, err)
-			streams[c[0]] = append(streams[c[0]], p...)
-		}
+		streams := all[name]
 		r := recording{name: name, c2s: streams["c2s"], s2c: streams["s2c"]}
 		var hello wire.Hello
 		r.body = wire.NewReader(bytes.NewReader(r.c2s))
@@ -138,7 +158,7 @@ func frames(t *testing.T, r *wire.Reader, size, bulk block.LB, codec compress.Ty
 	return image
 }
 
-func baseImage(t testing.TB, s *Server, vol string) []byte {
+func baseImage(t *testing.T, s *Server, vol string) []byte {
 	t.Helper()
 	img, err := s.cfg.Store.Open(vol)
 	require.NoError(t, err)

@@ -39,7 +39,7 @@ func newPair(t *testing.T, size block.LB, n int, change ...func(*Config)) *pair 
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, link.Close()) })
 	p.link = link
-	require.NoError(t, p.w.backup(t, p.a0.addr, "v0"))
+	require.NoError(t, p.w.backup(t.Context(), p.a0.addr, "v0"))
 	for range n {
 		p.w.ship(t, p.a0.addr, "v0", p.w.rnd.IntN(3) > 0)
 	}
@@ -59,7 +59,9 @@ func addrOf(t *testing.T, s string) wire.Addr {
 // replicate copies up to a gid, waits for the end, and gives the status.
 func (p *pair) replicate(t *testing.T, gid meta.Gid) wire.ReplStatus {
 	t.Helper()
-	require.NoError(t, p.a0.client().Replicate(t.Context(), "v0", client.Replication{Dest: p.dest(t), ByGid: true, Value: uint64(gid)}))
+	require.NoError(t, p.a0.client().Replicate(t.Context(), "v0", client.Replication{
+		Dest: p.dest(t), ByGid: true, Value: uint64(gid), Bulk: bulk.Bytes(),
+	}))
 	return p.ended(t)
 }
 
@@ -188,7 +190,7 @@ func TestMarkOfAnotherLineageIsNoMark(t *testing.T) {
 	require.NotZero(t, p.cutFull(t, 100<<10))
 	other := runMem(t)
 	w := newWorld(8, p.w.size)
-	require.NoError(t, w.backup(t, other.addr, "v0"))
+	require.NoError(t, w.backup(t.Context(), other.addr, "v0"))
 	w.ship(t, other.addr, "v0", false)
 	q := &pair{a0: other, a1: p.a1, link: p.link, w: w}
 	st := q.replicate(t, w.gid)
@@ -201,7 +203,7 @@ func TestFullBackupAfterABrokenReplication(t *testing.T) {
 	p := newPair(t, 1024, 1, markEvery(128))
 	require.NotZero(t, p.cutFull(t, 100<<10))
 	w := newWorld(9, 100)
-	require.NoError(t, w.backup(t, p.a1.addr, "v0"))
+	require.NoError(t, w.backup(t.Context(), p.a1.addr, "v0"))
 	w.ship(t, p.a1.addr, "v0", false)
 	assert.Equal(t, []meta.Gid{1}, p.a1.sameAs(t, "v0", w))
 	f, _ := inspect(t, reload(t, p.a1), "v0")
@@ -251,10 +253,10 @@ func TestReplicationBesideProxies(t *testing.T) {
 	go func() {
 		defer close(ended)
 		for i := range 20 {
-			d, file := p.w.next(t, 4, i%2 == 0)
+			d, file := p.w.next(4, i%2 == 0)
 			for _, addr := range []string{p.a0.addr, p.a1.addr} {
 				for {
-					err := p.w.send(t, addr, "v0", d, file)
+					err := p.w.send(t.Context(), addr, "v0", d, file)
 					refusal, refused := errors.AsType[*wire.Refusal](err)
 					if err == nil || refused && refusal.Text == wire.TooOldDiff {
 						break
@@ -344,7 +346,7 @@ func TestRefusedReplications(t *testing.T) {
 	refused("runReplSync1stNegotiation:a2aReplSyncServer:bad state:Clear", p.dest(t))
 	require.NoError(t, p.a1.client().InitVol(ctx, "v0", ""))
 	w := newWorld(3, 64)
-	require.NoError(t, w.backup(t, p.a1.addr, "v0"))
+	require.NoError(t, w.backup(t.Context(), p.a1.addr, "v0"))
 	failed("resync is required but not allowed")
 	require.NoError(t, p.a0.client().Replicate(ctx, "v0", client.Replication{Dest: p.dest(t), Resync: true}))
 	assert.Contains(t, p.ended(t).Error, "resync is required but not available")
@@ -367,9 +369,8 @@ func TestRefusedReplications(t *testing.T) {
 	p.link.SetRules(simnet.Rule{Protocol: wire.ProtoReplSync, Hang: true})
 	require.NoError(t, p.link.Await(ctx, func([]simnet.Record) bool { return true }))
 	hung := make(chan error, 1)
-	go func() {
-		hung <- p.a0.client().Replicate(ctx, "v0", client.Replication{Dest: p.dest(t), ByGid: true, Value: 1})
-	}()
+	slow := client.Replication{Dest: p.dest(t), ByGid: true, Value: 1}
+	go func() { hung <- p.a0.client().Replicate(ctx, "v0", slow) }()
 	p.a0.await(t, "v0", func(v fsm.View[fsm.ArchiveState]) bool { return v.Running[fsm.ReplSyncAsClient] == 1 })
 	refused("c2aReplicateServer:there are running action:ReplSyncAsClient:1", addrOf(t, p.a1.addr))
 	p.link.SetRules()
@@ -412,7 +413,7 @@ func TestReplicateWords(t *testing.T) {
 		{[]string{"v0", "gid", "7", "h"}, "parseAddrPort:parse error:h"},
 		{append(ok, "x"), "atoi::convertToUint:x"},
 		{append(ok, "0", "0", "snappy:0:1", ""), "Invalid argument."},
-		{append(ok, "0", "0", "snappy:0:1", "1y"), "Invalid suffix charactor."},
+		{append(ok, "0", "0", "snappy:0:1", "1y"), "Invalid suffix charactor."}, //nolint:misspell // as the original spells it
 		{append(ok, "0", "0", "snappy:0:1", "0"), "HostInfoForRepl::verify:maxWdiffMergeSize must not be 0"},
 		{append(ok, "0", "0", "snappy:0:1", "1g", "511"), "HostInfoForRepl::verify:bulkLb must not be 0"},
 		{append(ok, "0", "0", "snappy:0:1", "1g", "8m"), "parseHostInfoForRepl:too large size:4194304:16384"},

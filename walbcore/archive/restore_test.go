@@ -15,18 +15,18 @@ func TestRestoredImagesAreTheModels(t *testing.T) {
 	for seed := range uint64(4) {
 		r := runMem(t)
 		w := newWorld(seed, 300)
-		require.NoError(t, w.backup(t, r.addr, "v0"))
+		require.NoError(t, w.backup(t.Context(), r.addr, "v0"))
 		var want []meta.Gid
 		for range 12 {
-			d, file := w.next(t, 1+w.rnd.IntN(12), w.rnd.IntN(2) == 0)
+			d, file := w.next(1+w.rnd.IntN(12), w.rnd.IntN(2) == 0)
 			files := [][]byte{file}
 			for w.rnd.IntN(3) == 0 {
-				next, file := w.next(t, w.rnd.IntN(6), true)
+				next, file := w.next(w.rnd.IntN(6), true)
 				merged, err := d.Merge(next)
 				require.NoError(t, err)
 				d, files = merged, append(files, file)
 			}
-			require.NoError(t, w.send(t, r.addr, "v0", d, files...))
+			require.NoError(t, w.send(t.Context(), r.addr, "v0", d, files...))
 			want = append(want, d.E.B)
 		}
 		assert.Equal(t, want, r.sameAs(t, "v0", w))

@@ -61,18 +61,29 @@ func memConfig(disk *vfstest.Mem) Config {
 	return c
 }
 
-// run runs an archive until stop, or the end of the test.
-func run(t testing.TB, cfg Config) *rig {
+// withListener gives a configuration a port of its own.
+func withListener(t *testing.T, cfg Config) Config {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	cfg.Listener = l
-	s, err := New(cfg)
+	return cfg
+}
+
+// run runs an archive until stop, or the end of the test.
+func run(t *testing.T, cfg Config) *rig {
+	t.Helper()
+	s, err := New(withListener(t, cfg))
 	require.NoError(t, err)
+	return serve(t, s)
+}
+
+func serve(t *testing.T, s *Server) *rig {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx) }()
-	r := &rig{s: s, addr: l.Addr().String()}
+	r := &rig{s: s, addr: s.Addr().String()}
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		assert.NoError(t, <-served)
@@ -82,7 +93,7 @@ func run(t testing.TB, cfg Config) *rig {
 }
 
 // runMem runs an archive on a disk in memory, with an empty volume v0.
-func runMem(t testing.TB, change ...func(*Config)) *rig {
+func runMem(t *testing.T, change ...func(*Config)) *rig {
 	t.Helper()
 	cfg := memConfig(newDisk())
 	for _, f := range change {
@@ -100,7 +111,7 @@ func (r *rig) client() *client.Client {
 }
 
 // known gives a volume that the archive knows.
-func (r *rig) known(t testing.TB, vol string) *volume {
+func (r *rig) known(t *testing.T, vol string) *volume {
 	t.Helper()
 	v, err := r.s.volume(vol, false)
 	require.NoError(t, err)
@@ -108,44 +119,44 @@ func (r *rig) known(t testing.TB, vol string) *volume {
 }
 
 // await waits until a volume is as cond says.
-func (r *rig) await(t testing.TB, vol string, cond func(fsm.View[fsm.ArchiveState]) bool) {
+func (r *rig) await(t *testing.T, vol string, cond func(fsm.View[fsm.ArchiveState]) bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	require.NoError(t, r.known(t, vol).sm.Wait(ctx, cond))
 }
 
-func (r *rig) awaitState(t testing.TB, vol string, state fsm.ArchiveState) {
+func (r *rig) awaitState(t *testing.T, vol string, state fsm.ArchiveState) {
 	t.Helper()
 	r.await(t, vol, func(v fsm.View[fsm.ArchiveState]) bool { return v.State == state })
 }
 
-func (r *rig) awaitIdle(t testing.TB, vol string) {
+func (r *rig) awaitIdle(t *testing.T, vol string) {
 	t.Helper()
 	r.await(t, vol, fsm.View[fsm.ArchiveState].Idle)
 }
 
 // awaitNoStop waits until no stop is under way.
-func (r *rig) awaitNoStop(t testing.TB, vol string) {
+func (r *rig) awaitNoStop(t *testing.T, vol string) {
 	t.Helper()
 	r.await(t, vol, func(v fsm.View[fsm.ArchiveState]) bool { return v.Stop == fsm.NotStopping })
 }
 
 // halt stops a volume and waits until it is stopped.
-func (r *rig) halt(t testing.TB, vol string, mode client.StopMode) {
+func (r *rig) halt(t *testing.T, vol string, mode client.StopMode) {
 	t.Helper()
 	require.NoError(t, r.client().Stop(t.Context(), vol, mode))
 	r.awaitState(t, vol, fsm.ArchiveStopped)
 }
 
-func (r *rig) latest(t testing.TB, vol string) meta.Snap {
+func (r *rig) latest(t *testing.T, vol string) meta.Snap {
 	t.Helper()
 	s, err := r.client().MetaSnap(t.Context(), vol, meta.MaxGid)
 	require.NoError(t, err)
 	return s
 }
 
-func (r *rig) state(t testing.TB, vol string) string {
+func (r *rig) state(t *testing.T, vol string) string {
 	t.Helper()
 	s, err := r.client().State(t.Context(), vol)
 	require.NoError(t, err)

@@ -35,9 +35,9 @@ type running struct {
 var works = map[string]func(t *testing.T) *running{
 	"full backup":        startBackup,
 	"diff":               startDiff,
-	"full replication":   func(t *testing.T) *running { return startReplication(t, true, false) },
-	"diff replication":   func(t *testing.T) *running { return startReplication(t, false, false) },
-	"replication source": func(t *testing.T) *running { return startReplication(t, true, true) },
+	"full replication":   startFullReplication,
+	"diff replication":   startDiffReplication,
+	"replication source": startReplicationSource,
 	"restore":            startRestore,
 }
 
@@ -70,8 +70,8 @@ func startDiff(t *testing.T) *running {
 	t.Helper()
 	r := runMem(t)
 	w := newWorld(1, 64)
-	require.NoError(t, w.backup(t, r.addr, "v0"))
-	d, file := w.next(t, 4, false)
+	require.NoError(t, w.backup(t.Context(), r.addr, "v0"))
+	d, file := w.next(4, false)
 	c := dial(t, r.addr, "px0", wire.ProtoWdiffTransfer)
 	t.Cleanup(func() { _ = c.Close() })
 	wire.WdiffRequest{Volume: "v0", HostType: wire.HostProxy, UUID: w.uuid, Size: w.size, Diff: d}.Encode(c.W)
@@ -91,6 +91,21 @@ func startDiff(t *testing.T) *running {
 		_ = c.Flush() // fails where the archive has closed
 	}
 	return k
+}
+
+func startFullReplication(t *testing.T) *running {
+	t.Helper()
+	return startReplication(t, true, false)
+}
+
+func startDiffReplication(t *testing.T) *running {
+	t.Helper()
+	return startReplication(t, false, false)
+}
+
+func startReplicationSource(t *testing.T) *running {
+	t.Helper()
+	return startReplication(t, true, true)
 }
 
 // startReplication lets a replication hang in the network.
@@ -144,7 +159,7 @@ func startRestore(t *testing.T) *running {
 	s := &slowStore{reached: make(chan struct{}), release: make(chan struct{})}
 	r := runMem(t, func(c *Config) { s.Store = c.Store; c.Store = s })
 	w := newWorld(1, 64)
-	require.NoError(t, w.backup(t, r.addr, "v0"))
+	require.NoError(t, w.backup(t.Context(), r.addr, "v0"))
 	w.ship(t, r.addr, "v0", false)
 	require.NoError(t, r.client().Restore(t.Context(), "v0", 1))
 	<-s.reached
@@ -180,12 +195,12 @@ func TestGracefulStopWaits(t *testing.T) {
 			k.shown(t)
 			c := k.r.client()
 			require.NoError(t, c.Stop(t.Context(), "v0", client.StopGraceful))
-			assert.ErrorContains(t, c.Stop(t.Context(), "v0", client.StopForce), "already under stopping")
-			assert.ErrorContains(t, k.w.backup(t, k.r.addr, "v0"), "verifyStopState:v0:4:1")
-			assert.ErrorContains(t, c.Restore(t.Context(), "v0", 1), "verifyStopState:v0:4:1")
+			require.ErrorContains(t, c.Stop(t.Context(), "v0", client.StopForce), "already under stopping")
+			require.ErrorContains(t, k.w.backup(t.Context(), k.r.addr, "v0"), "verifyStopState:v0:4:1")
+			require.ErrorContains(t, c.Restore(t.Context(), "v0", 1), "verifyStopState:v0:4:1")
 			k.shown(t)
 			k.release()
-			assert.NoError(t, <-k.ended)
+			require.NoError(t, <-k.ended)
 			k.r.awaitState(t, "v0", fsm.ArchiveStopped)
 			_, state := inspect(t, reload(t, k.r), "v0")
 			assert.Equal(t, fsm.ArchiveStopped, state)
@@ -203,7 +218,7 @@ func TestForceStopBreaksOff(t *testing.T) {
 			k.r.awaitIdle(t, "v0")
 			k.r.awaitNoStop(t, "v0")
 			k.release()
-			assert.Error(t, <-k.ended)
+			require.Error(t, <-k.ended)
 			want := fsm.ArchiveStopped
 			if k.busy == fsm.ArchiveFullSync {
 				want = fsm.ArchiveSyncReady
@@ -228,7 +243,7 @@ func TestShutdownBreaksOff(t *testing.T) {
 			require.NoError(t, k.r.client().Shutdown(t.Context(), false))
 			k.r.stop()
 			k.release()
-			assert.Error(t, <-k.ended)
+			require.Error(t, <-k.ended)
 			noTemps(t, k.r.s, "v0")
 		})
 	}

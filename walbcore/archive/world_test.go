@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -80,13 +81,12 @@ func (w *world) writes(n int, changes []change) {
 }
 
 // next makes writes and a snapshot, and gives the diff that leads to it.
-func (w *world) next(t testing.TB, writes int, mergeable bool) (meta.Diff, []byte) {
-	t.Helper()
+func (w *world) next(writes int, mergeable bool) (meta.Diff, []byte) {
 	changes := make([]change, w.size)
 	w.writes(writes, changes)
 	var file bytes.Buffer
 	sorted, err := wdiff.NewSortedWriter(&file, "diff", w.uuid, w.size)
-	require.NoError(t, err)
+	must(err)
 	for addr := block.LB(0); addr < w.size; {
 		end := addr + 1
 		for end < w.size && changes[end] == changes[addr] && end-addr < 32 {
@@ -95,14 +95,14 @@ func (w *world) next(t testing.TB, writes int, mergeable bool) (meta.Diff, []byt
 		rec := wdiff.IO{Addr: addr, Blocks: end - addr, Kind: wdiff.Discard}
 		if changes[addr] == written {
 			rec, err = wdiff.NewIO(addr, w.image[addr.Bytes():end.Bytes()], nil, snappy)
-			require.NoError(t, err)
+			must(err)
 		}
 		if changes[addr] != unchanged {
-			require.NoError(t, sorted.Add(&rec))
+			must(sorted.Add(&rec))
 		}
 		addr = end
 	}
-	require.NoError(t, sorted.Close())
+	must(sorted.Close())
 	w.gid++
 	w.time++
 	w.at[w.gid] = bytes.Clone(w.image)
@@ -141,12 +141,21 @@ func (w *world) NextData(_ context.Context, from block.LB) (block.Range, error) 
 // bulk is the bulk of full backups in tests.
 const bulk block.LB = 16
 
+// must is for what cannot fail in memory.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
 // backup makes a full backup to an archive.
-func (w *world) backup(t testing.TB, addr, vol string) error {
-	t.Helper()
-	c := dial(t, addr, "st0", wire.ProtoFullSync)
+func (w *world) backup(ctx context.Context, addr, vol string) error {
+	c, err := open(ctx, addr, "st0", wire.ProtoFullSync)
+	if err != nil {
+		return err
+	}
 	defer c.Close()
-	return w.backupOn(t.Context(), c, vol, w)
+	return w.backupOn(ctx, c, vol, w)
 }
 
 func (w *world) backupOn(ctx context.Context, c *wire.Conn, vol string, src transfer.BackupSource) error {
@@ -156,40 +165,52 @@ func (w *world) backupOn(ctx context.Context, c *wire.Conn, vol string, src tran
 }
 
 // send ships diffs, merged into one, as a proxy does.
-func (w *world) send(t testing.TB, addr, vol string, d meta.Diff, files ...[]byte) error {
-	t.Helper()
-	c := dial(t, addr, "px0", wire.ProtoWdiffTransfer)
+func (w *world) send(ctx context.Context, addr, vol string, d meta.Diff, files ...[]byte) error {
+	c, err := open(ctx, addr, "px0", wire.ProtoWdiffTransfer)
+	if err != nil {
+		return err
+	}
 	defer c.Close()
 	diffs := make([]*wdiff.File, len(files))
 	for i, p := range files {
-		f, err := wdiff.Open("diff", bytes.NewReader(p), int64(len(p)))
-		require.NoError(t, err)
-		diffs[i] = f
+		if diffs[i], err = wdiff.Open("diff", bytes.NewReader(p), int64(len(p))); err != nil {
+			return err
+		}
 	}
-	return transfer.SendWdiff(t.Context(), c, wire.WdiffRequest{
+	return transfer.SendWdiff(ctx, c, wire.WdiffRequest{
 		Volume: vol, HostType: wire.HostProxy, UUID: w.uuid, Size: w.size, Diff: d,
 	}, diffs, snappy, transfer.Options{})
 }
 
 // ship makes writes and a snapshot, and ships the diff.
-func (w *world) ship(t testing.TB, addr, vol string, mergeable bool) {
+func (w *world) ship(t *testing.T, addr, vol string, mergeable bool) {
 	t.Helper()
-	d, file := w.next(t, 8, mergeable)
-	require.NoError(t, w.send(t, addr, vol, d, file))
+	d, file := w.next(8, mergeable)
+	require.NoError(t, w.send(t.Context(), addr, vol, d, file))
 }
 
-func dial(t testing.TB, addr, id, protocol string) *wire.Conn {
+// open begins a conversation.
+func open(ctx context.Context, addr, id, protocol string) (*wire.Conn, error) {
+	c, err := wire.Dial(ctx, addr, testWire)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := wire.ClientHello(c, id, protocol); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func dial(t *testing.T, addr, id, protocol string) *wire.Conn {
 	t.Helper()
-	c, err := wire.Dial(t.Context(), addr, testWire)
-	require.NoError(t, err)
-	_, err = wire.ClientHello(c, id, protocol)
+	c, err := open(t.Context(), addr, id, protocol)
 	require.NoError(t, err)
 	return c
 }
 
 // sameAs demands that every snapshot that the archive lists is in the model,
 // and restores to the same image. It gives the gids.
-func (r *rig) sameAs(t testing.TB, vol string, w *world) []meta.Gid {
+func (r *rig) sameAs(t *testing.T, vol string, w *world) []meta.Gid {
 	t.Helper()
 	list, err := r.client().Restorable(t.Context(), vol, true)
 	require.NoError(t, err)
@@ -204,7 +225,7 @@ func (r *rig) sameAs(t testing.TB, vol string, w *world) []meta.Gid {
 
 // restore restores a snapshot by command, and gives the image, which it
 // removes again.
-func (r *rig) restore(t testing.TB, vol string, gid meta.Gid) []byte {
+func (r *rig) restore(t *testing.T, vol string, gid meta.Gid) []byte {
 	t.Helper()
 	require.NoError(t, r.client().Restore(t.Context(), vol, gid))
 	r.awaitIdle(t, vol)
@@ -216,7 +237,7 @@ func (r *rig) restore(t testing.TB, vol string, gid meta.Gid) []byte {
 	return image
 }
 
-func readImage(t testing.TB, s *Server, vol string, gid meta.Gid) []byte {
+func readImage(t *testing.T, s *Server, vol string, gid meta.Gid) []byte {
 	t.Helper()
 	img, err := s.cfg.Store.OpenRestored(vol, gid)
 	require.NoError(t, err)
@@ -224,7 +245,7 @@ func readImage(t testing.TB, s *Server, vol string, gid meta.Gid) []byte {
 }
 
 // content reads an image and closes it.
-func content(t testing.TB, img image.Image) []byte {
+func content(t *testing.T, img image.Image) []byte {
 	t.Helper()
 	defer img.Close()
 	p := make([]byte, img.Size().Bytes())
@@ -234,7 +255,7 @@ func content(t testing.TB, img image.Image) []byte {
 }
 
 // offline is sameAs at a server that does not run.
-func offline(t testing.TB, s *Server, vol string, w *world) []meta.Gid {
+func offline(t *testing.T, s *Server, vol string, w *world) []meta.Gid {
 	t.Helper()
 	v, err := s.volume(vol, false)
 	require.NoError(t, err)

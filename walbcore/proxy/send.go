@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"time"
 
@@ -130,8 +131,11 @@ func (s *Server) beginDelivery(t task, cancel context.CancelCauseFunc) (*deliver
 // deliver sends the diffs that are next for the archive.
 func (s *Server) deliver(ctx context.Context, d *delivery) (outcome, error) {
 	group, err := s.choose(d.archive.store)
+	if errors.Is(err, fs.ErrNotExist) {
+		return failed, err // somebody removed a file that is listed
+	}
 	if err != nil {
-		return failed, err
+		return judge(err), err
 	}
 	defer group.close()
 	conn, err := wire.Dial(ctx, d.info.Addr.DialString(), s.config.Server.Wire)

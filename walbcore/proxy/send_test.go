@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/client"
 	"walbsh/walbcore/fsm"
+	"walbsh/walbcore/vfs/vfstest"
 	"walbsh/walbcore/walberr"
 	"walbsh/walbcore/wire"
 	"walbsh/walbcore/wire/wiretest"
@@ -308,4 +310,30 @@ func TestChooseGivesUpOnFilesThatVanish(t *testing.T) {
 	_, err := s.choose(store)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.False(t, walberr.Is(err, walberr.Conflict))
+}
+
+// TestTroubleWithOurOwnFiles tells what passes by itself, which is tried again,
+// from what an operator has to look at.
+func TestTroubleWithOurOwnFiles(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want outcome
+	}{
+		"too many open files": {syscall.EMFILE, broken},
+		"disk error":          {syscall.EIO, broken},
+		"file is gone":        {syscall.ENOENT, failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hook := vfstest.Hook(func(vfstest.Op, string) error { return nil })
+			s := withArchives(t, vfstest.Intercept(newDisk(), func(op vfstest.Op, path string) error { return hook(op, path) }), "a0")
+			require.NoError(t, s.feed(t, life1, diff(0, 1, 100), 'x'))
+			hook = vfstest.Rules(vfstest.Rule{Op: vfstest.OpOpen, Path: "*.wdiff", Err: c.err})
+			d, err := s.beginDelivery(task{"v0", "a0"}, func(error) {})
+			require.NoError(t, err)
+			end, err := s.deliver(t.Context(), d)
+			require.ErrorIs(t, err, c.err)
+			assert.Equal(t, c.want, end)
+			s.endDelivery(d, end, false)
+		})
+	}
 }

@@ -3,6 +3,8 @@ package wlog
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
+	"slices"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/checksum"
@@ -89,4 +91,67 @@ func (h FileHeader) String() string {
 
 func corruptFile(field, found, expected string) error {
 	return walberr.Corrupt("read wlog file header", field+" "+found, expected)
+}
+
+// Writer writes a wlog file to a stream. It is not safe for concurrent use.
+// After an error every further call gives that error.
+type Writer struct {
+	w    io.Writer
+	h    FileHeader
+	next meta.Lsid
+	buf  []byte
+	err  error
+}
+
+// NewWriter writes the file header, which must be valid.
+func NewWriter(w io.Writer, h FileHeader) (*Writer, error) {
+	if err := h.Validate(); err != nil {
+		return nil, err
+	}
+	f := &Writer{w: w, h: h, next: h.Begin, buf: make([]byte, FileHeaderSize)}
+	f.h.Encode(f.buf)
+	f.write(f.buf)
+	return f, f.err
+}
+
+// WritePack writes a pack, which must be valid and have the lsid behind the one
+// before; see [Pack.Encode].
+func (f *Writer) WritePack(k *Pack) error {
+	if f.err != nil {
+		return f.err
+	}
+	if f.err = k.Validate(f.h.PBS); f.err != nil {
+		return f.err
+	}
+	switch {
+	case len(k.Records) == 0:
+		f.err = corruptPack(k.Lsid, "n_records", "0", "at least 1")
+	case k.Lsid != f.next:
+		f.err = corruptPack(k.Lsid, "lsid", fmt.Sprint(k.Lsid), fmt.Sprint(f.next))
+	}
+	if f.err != nil {
+		return f.err
+	}
+	n := (1 + int(k.Total)) * int(f.h.PBS)
+	f.buf = slices.Grow(f.buf[:0], n)[:n]
+	clear(f.buf) // padding blocks hold whatever is there
+	k.Encode(f.buf, f.h.PBS, f.h.Salt)
+	f.write(f.buf)
+	f.next = k.Next()
+	return f.err
+}
+
+// Close writes the end block. It does not close the stream.
+func (f *Writer) Close() error {
+	end := EndPack()
+	f.buf = slices.Grow(f.buf[:0], int(f.h.PBS))[:f.h.PBS]
+	end.Encode(f.buf, f.h.Salt)
+	f.write(f.buf)
+	return f.err
+}
+
+func (f *Writer) write(p []byte) {
+	if f.err == nil {
+		_, f.err = f.w.Write(p)
+	}
 }

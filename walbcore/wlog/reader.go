@@ -20,11 +20,18 @@ import (
 //			rec, data, err := r.Record()  // io.EOF: end of the pack
 //		}
 //	}
+//
+// Errors about bytes have code Checksum and name the file, the offset in it
+// and the field.
 type Reader struct {
 	Header FileHeader
 
+	name   string
 	src    io.Reader
+	off    int64 // offset in the file of what src gives next
+	dataAt int64 // offset of the data that Record gave last
 	pack   PackHeader
+	packAt int64     // offset of pack
 	next   int       // record of pack to be read next
 	expect meta.Lsid // lsid of the next pack
 	done   bool
@@ -33,19 +40,38 @@ type Reader struct {
 	data   []byte // data of the current record
 }
 
-// NewReader reads the file header. It fails with code Checksum if that is not
-// valid; a read error other than the end of the stream comes back as it is.
-func NewReader(src io.Reader) (*Reader, error) {
+// NewReader reads the file header. name is what errors call the file; off is
+// the offset in it of the first byte of src, which is not 0 for a log behind
+// another one. It fails with code Checksum if the header is not valid; a read
+// error other than the end of the stream comes back as it is.
+func NewReader(name string, src io.Reader, off int64) (*Reader, error) {
+	r := &Reader{name: name, src: src, off: off}
 	var p [FileHeaderSize]byte
-	n, err := io.ReadFull(src, p[:])
+	n, err := r.read(p[:])
 	if err != nil && !shortRead(err) {
 		return nil, err
 	}
-	h, err := DecodeFileHeader(p[:n])
-	if err != nil {
-		return nil, err
+	if r.Header, err = DecodeFileHeader(p[:n]); err != nil {
+		return nil, r.located(err, "file header", off)
 	}
-	return &Reader{Header: h, src: src, expect: h.Begin, header: make([]byte, h.PBS)}, nil
+	r.expect, r.header = r.Header.Begin, make([]byte, r.Header.PBS)
+	return r, nil
+}
+
+// read fills p from src and counts.
+func (r *Reader) read(p []byte) (int, error) {
+	n, err := io.ReadFull(r.src, p)
+	r.off += int64(n)
+	return n, err
+}
+
+// located says in which structure of the file, and where, something is wrong.
+func (r *Reader) located(err error, what string, off int64) error {
+	e, ok := errors.AsType[*walberr.Error](err)
+	if !ok {
+		return err
+	}
+	return walberr.Corrupt("read "+r.name, fmt.Sprintf("%s in the %s at offset %d", e.Found, what, off), e.Expected)
 }
 
 // Next reads the next pack header; records of the previous pack that were not
@@ -79,20 +105,23 @@ func (r *Reader) Next() (*PackHeader, error) {
 }
 
 func (r *Reader) readHeader() error {
-	if _, err := io.ReadFull(r.src, r.header); err != nil {
+	r.packAt = r.off
+	if n, err := r.read(r.header); err != nil {
 		if shortRead(err) {
-			return r.end(walberr.Corrupt("read wlog file", fmt.Sprintf("end of file at lsid %d", r.expect), "an end block"))
+			return r.end(walberr.Corrupt("read "+r.name,
+				fmt.Sprintf("end of file after %d bytes of the block at offset %d, lsid %d", n, r.packAt, r.expect), "a pack header or the end block"))
 		}
 		return err
 	}
-	if err := r.pack.Decode(r.header, r.Header.Salt); err != nil {
-		return r.end(err)
-	}
-	if r.pack.IsEnd() {
+	err := r.pack.Decode(r.header, r.Header.Salt)
+	switch {
+	case err == nil && r.pack.IsEnd():
 		return r.end(nil)
+	case err == nil && r.pack.Lsid != r.expect:
+		err = walberr.Corrupt("", fmt.Sprintf("lsid %d", r.pack.Lsid), fmt.Sprint(r.expect))
 	}
-	if r.pack.Lsid != r.expect {
-		return r.end(corruptPack(r.pack.Lsid, "lsid", fmt.Sprint(r.pack.Lsid), fmt.Sprint(r.expect)))
+	if err != nil {
+		return r.end(r.located(err, "pack header", r.packAt))
 	}
 	return nil
 }
@@ -115,12 +144,13 @@ func (r *Reader) Record() (Record, []byte, error) {
 	if rec.Kind != Write {
 		return rec, nil, r.skip()
 	}
+	r.dataAt = r.off
 	if err := r.readData(int(rec.PB(r.Header.PBS)) * int(r.Header.PBS)); err != nil {
-		return rec, nil, r.cutOff(rec, err)
+		return rec, nil, r.cutOff(rec, r.dataAt, err)
 	}
 	r.next++
 	if err := rec.VerifyData(r.data, r.Header.Salt); err != nil {
-		return rec, nil, err
+		return rec, nil, r.located(err, "record data", r.dataAt)
 	}
 	return rec, r.data[:int(rec.Size)*block.Size], nil
 }
@@ -133,7 +163,7 @@ func (r *Reader) readData(n int) error {
 	for len(r.data) < n {
 		have := len(r.data)
 		r.data = slices.Grow(r.data, min(n-have, step))[:have+min(n-have, step)]
-		if _, err := io.ReadFull(r.src, r.data[have:]); err != nil {
+		if _, err := r.read(r.data[have:]); err != nil {
 			return err
 		}
 	}
@@ -144,23 +174,34 @@ func (r *Reader) readData(n int) error {
 func (r *Reader) skip() error {
 	rec := r.pack.Records[r.next]
 	r.next++
-	n := int64(rec.PB(r.Header.PBS)) * int64(r.Header.PBS)
-	if _, err := io.CopyN(io.Discard, r.src, n); err != nil {
-		return r.cutOff(rec, err)
+	at, n := r.off, int64(rec.PB(r.Header.PBS))*int64(r.Header.PBS)
+	done, err := io.CopyN(io.Discard, r.src, n)
+	r.off += done
+	if err != nil {
+		return r.cutOff(rec, at, err)
 	}
 	return nil
 }
 
-func (r *Reader) cutOff(rec Record, err error) error {
+// cutOff is the error of data, at an offset, that could not be read.
+func (r *Reader) cutOff(rec Record, at int64, err error) error {
 	if !shortRead(err) {
 		return err
 	}
-	return walberr.Corrupt("read wlog file", fmt.Sprintf("end of file inside the data of the record at lsid %d", rec.Lsid),
-		fmt.Sprintf("%d physical blocks", rec.PB(r.Header.PBS)))
+	return walberr.Corrupt("read "+r.name, fmt.Sprintf("end of file after %d bytes of the record data at offset %d, lsid %d", r.off-at, at, rec.Lsid),
+		fmt.Sprintf("%d bytes", rec.PB(r.Header.PBS)*uint64(r.Header.PBS)))
 }
 
 // End is the lsid behind the last pack that [Reader.Next] returned.
 func (r *Reader) End() meta.Lsid { return r.expect }
+
+// Offset is the offset in the file of the first byte that was not read yet.
+// After Next returned io.EOF that is behind the block that ended the log.
+func (r *Reader) Offset() int64 { return r.off }
+
+// DataOffset is the offset in the file of the data that [Reader.Record]
+// returned last; valid if that was a write.
+func (r *Reader) DataOffset() int64 { return r.dataAt }
 
 // Ended tells why the log ended where it did: nil for an end block, else what
 // was found in its place. Valid after Next returned io.EOF. The original's

@@ -66,7 +66,7 @@ func loadManifest(tb testing.TB) manifest {
 // show lists a file as the original's wlog-show does, and gives every record
 // to visit. It stops at an error.
 func show(src io.Reader, visit func(rec Record, data []byte)) ([]string, error) {
-	r, err := NewReader(src)
+	r, err := NewReader("log", src, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -216,16 +216,16 @@ func TestEndedTellsWhy(t *testing.T) {
 		"log-basic512.wlog":        "",
 		"l-end-csum.wlog":          "",
 		"l-bad-end-block.wlog":     "sector type",
-		"l-no-end-block.wlog":      "end of file at lsid 1046",
-		"l-bad-pack-csum.wlog":     "checksum",
-		"l-lsid-gap.wlog":          "lsid 1013",
+		"l-no-end-block.wlog":      "read l-no-end-block.wlog: end of file after 0 bytes of the block at offset 27648, lsid 1046; expected a pack header",
+		"l-bad-pack-csum.wlog":     "read l-bad-pack-csum.wlog: checksum 2c44ce2f at lsid 1000 in the pack header at offset 4096; expected 2c44ce2e",
+		"l-lsid-gap.wlog":          "lsid 1013 in the pack header at offset 10240; expected 1012",
 		"l-no-exist.wlog":          "record 0 flags 0",
 		"l-oversize-io.wlog":       "record 0 io_size 65536",
 		"l-bad-rec-lsid.wlog":      "record 0 lsid",
-		"l-truncated-pack.wlog":    "end of file at lsid 1012",
+		"l-truncated-pack.wlog":    "end of file after 100 bytes of the block at offset 10240, lsid 1012",
 		"l-two-uuid-mismatch.wlog": "",
 	} {
-		r, err := NewReader(bytes.NewReader(load(t, name)))
+		r, err := NewReader(name, bytes.NewReader(load(t, name)), 0)
 		require.NoError(t, err, name)
 		for err == nil {
 			_, err = r.Next()
@@ -238,6 +238,98 @@ func TestEndedTellsWhy(t *testing.T) {
 		}
 		_, err = r.Next()
 		assert.ErrorIs(t, err, io.EOF, name)
+	}
+}
+
+func TestErrorsNameThePlace(t *testing.T) {
+	for name, want := range map[string]string{
+		"l-bad-version.wlog":  "read x: version 1 in the file header at offset 70; expected 2",
+		"l-short-header.wlog": "read x: length 100 in the file header at offset 70; expected 4096",
+		"l-bad-io.wlog":       "read x: data checksum 28d9b8c8 at lsid 1001 in the record data at offset 4678; expected fbd9b8c8",
+		"l-truncated-io.wlog": "read x: end of file after 1536 bytes of the record data at offset 4678, lsid 1001; expected 4096 bytes",
+	} {
+		r, err := NewReader("x", bytes.NewReader(load(t, name)), 70)
+		if err == nil {
+			_, err = r.Next()
+		}
+		if err == nil {
+			_, _, err = r.Record()
+		}
+		require.EqualError(t, err, want, name)
+	}
+	// The same where the data are passed over.
+	r, err := NewReader("x", bytes.NewReader(load(t, "l-truncated-io.wlog")), 0)
+	require.NoError(t, err)
+	_, err = r.Next()
+	require.NoError(t, err)
+	_, err = r.Next()
+	require.ErrorContains(t, err, "bytes of the record data at offset 4608, lsid 1001")
+}
+
+// TestWriterWritesWhatWasRead copies the recorded files record by record, and
+// finds the data of each where the reader says.
+func TestWriterWritesWhatWasRead(t *testing.T) {
+	for _, f := range loadManifest(t).Files {
+		raw := load(t, f.File)
+		r, err := NewReader(f.File, bytes.NewReader(raw), 0)
+		require.NoError(t, err)
+		var out bytes.Buffer
+		w, err := NewWriter(&out, r.Header)
+		require.NoError(t, err)
+		for {
+			h, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			require.NoError(t, err)
+			k := Pack{PackHeader: *h}
+			k.Records = append([]Record(nil), h.Records...)
+			for range h.Records {
+				rec, data, err := r.Record()
+				require.NoError(t, err)
+				k.Data = append(k.Data, bytes.Clone(data))
+				at := r.DataOffset()
+				switch rec.Kind {
+				case Write:
+					require.Equal(t, data, raw[at:at+rec.Size.Bytes()])
+					// What lies behind the data in their last block, and in a
+					// padding, is undefined: ours are zeros.
+					clear(raw[at+rec.Size.Bytes() : at+int64(rec.PB(r.Header.PBS))*int64(r.Header.PBS)])
+				case Padding:
+					n := int64(rec.PB(r.Header.PBS)) * int64(r.Header.PBS)
+					clear(raw[r.Offset()-n : r.Offset()])
+				}
+			}
+			require.NoError(t, w.WritePack(&k))
+		}
+		require.NoError(t, w.Close())
+		require.NoError(t, r.Ended())
+		assert.EqualValues(t, len(raw), r.Offset())
+		assert.True(t, bytes.Equal(raw, out.Bytes()), f.File)
+	}
+}
+
+func TestWriterRefuses(t *testing.T) {
+	_, err := NewWriter(io.Discard, FileHeader{PBS: 1024, End: 1})
+	require.ErrorContains(t, err, "pbs 1024")
+	h := FileHeader{PBS: 512, Begin: 7, End: meta.MaxLsid}
+	discard := func(lsid meta.Lsid) *Pack {
+		k := &Pack{PackHeader: PackHeader{Lsid: lsid, Records: []Record{{Kind: Discard, Size: 1, Local: 1, Lsid: lsid + 1}}}, Data: [][]byte{nil}}
+		return k
+	}
+	for want, packs := range map[string][]*Pack{
+		"lsid 8 at lsid 8; expected 7":         {discard(8)},
+		"n_records 0 at lsid 7":                {{PackHeader: PackHeader{Lsid: 7}}},
+		"lsid 7 at lsid 7; expected 8":         {discard(7), discard(7), discard(8)},
+		"record 0 flags 0 at lsid 7; expected": {{PackHeader: PackHeader{Lsid: 7, Records: []Record{{}}}}},
+	} {
+		w, err := NewWriter(io.Discard, h)
+		require.NoError(t, err)
+		for _, k := range packs {
+			err = w.WritePack(k)
+		}
+		require.ErrorContains(t, err, want)
+		require.Equal(t, err, w.Close(), "the first error stays")
 	}
 }
 

@@ -98,7 +98,8 @@ func (m *file) Zero(r block.Range) error {
 	err := m.control("fallocate", func(fd int) error {
 		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.Addr.Bytes(), r.Len.Bytes())
 	})
-	if errors.Is(err, errors.ErrUnsupported) {
+	// A device says EINVAL for a range that is not aligned to its own blocks.
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL) {
 		return m.writeZeros(r)
 	}
 	return err

@@ -152,10 +152,8 @@ func checkFullSync(req *wire.FullSyncRequest) error {
 		return refusal(walberr.Usage, "%s:bulkLb is zero", where)
 	case req.Bulk > MaxBulk:
 		return refusal(walberr.Range, "%s:too large bulkLb:%d:%d", where, req.Bulk, MaxBulk)
-	case req.Size == 0 || !req.Size.Valid():
-		return refusal(walberr.Range, "%s:bad sizeLb:%d", where, req.Size)
 	}
-	return nil
+	return checkSize(where, req.Size)
 }
 
 func receiveBackup(ctx context.Context, c *wire.Conn, sink BackupSink, req *wire.FullSyncRequest, o Options) error {

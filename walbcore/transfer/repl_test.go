@@ -179,6 +179,11 @@ func TestReplServersRefuseWhatIsNotThere(t *testing.T) {
 	for text, speak := range map[string]func(c *wire.Conn){
 		"hash replication is not available": func(c *wire.Conn) { c.R.State(); c.W.U32(wire.RoundHash) },
 		"round 7":                           func(c *wire.Conn) { c.R.State(); c.W.U32(7) },
+		"runDiffReplServer:bad sizeLb:0": func(c *wire.Conn) {
+			c.R.State()
+			c.W.U32(wire.RoundDiff)
+			wire.ReplDiffRequest{Diff: clean(5, 6, false)}.Encode(c.W)
+		},
 	} {
 		a := &fakeArchive{kind: wire.ReplNone, latest: meta.NewState(meta.CleanSnap(5), 1)}
 		_, serverErr := converse(t,

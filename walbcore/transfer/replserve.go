@@ -38,7 +38,7 @@ type ReplServer interface {
 	// Latest begins a round: it takes the lock and gives the state behind all
 	// applicable diffs. It is sent to the source, which decides.
 	Latest(ctx context.Context) (meta.State, error)
-	// Diff judges a diff round: size, and whether the diff is applicable to
+	// Diff judges a diff round: size (checked before: not 0), and whether the diff is applicable to
 	// Latest. An error is a refusal with its text. On nil the move Archived
 	// to ReplSyncAsServer is begun and the lock released. "ok" is sent next,
 	// then Create is called.
@@ -161,9 +161,10 @@ func serveFull(ctx context.Context, c *wire.Conn, s ReplServer, o Options) error
 
 func checkFull(req *wire.ReplFullRequest) error {
 	const where = "runFullReplServer"
+	if err := checkSize(where, req.Size); err != nil {
+		return err
+	}
 	switch {
-	case req.Size == 0 || !req.Size.Valid():
-		return refusal(walberr.Range, "%s:bad sizeLb:%d", where, req.Size)
 	case req.Bulk == 0:
 		return refusal(walberr.Range, "%s:bulkLb is zero", where)
 	case req.Bulk > MaxBulk:
@@ -220,6 +221,9 @@ func serveDiff(ctx context.Context, c *wire.Conn, volume string, s ReplServer, o
 	req.Decode(c.R)
 	if err := c.R.Err(); err != nil {
 		return err
+	}
+	if err := checkSize("runDiffReplServer", req.Size); err != nil {
+		return refuse(c, err)
 	}
 	if err := s.Diff(ctx, &req); err != nil {
 		return refuse(c, err)

@@ -217,13 +217,43 @@ func TestServersRefuseBadRequests(t *testing.T) {
 		assert.Empty(t, src.all())
 		assert.Empty(t, dst.all())
 	}
-	proxy := &fakeProxy{}
-	clientErr, _ := converse(t,
-		func(c *wire.Conn) error { return OfferWlog(t.Context(), c, wire.WlogRequest{Volume: "vol", PBS: 1000}) },
-		func(ctx context.Context, c *wire.Conn, reply Reply) error {
-			return ServeWlog(ctx, c, reply, proxy, Options{})
-		})
-	require.ErrorContains(t, clientErr, "s2pWlogTransferServer:invalid pbs:1000")
+	for text, req := range map[string]wire.WlogRequest{
+		"s2pWlogTransferServer:invalid pbs:1000": {PBS: 1000, Size: 40},
+		"s2pWlogTransferServer:bad sizeLb:0":     {PBS: 512},
+	} {
+		proxy := &fakeProxy{}
+		clientErr, _ := converse(t,
+			func(c *wire.Conn) error { return OfferWlog(t.Context(), c, req) },
+			func(ctx context.Context, c *wire.Conn, reply Reply) error {
+				return ServeWlog(ctx, c, reply, proxy, Options{})
+			})
+		require.ErrorContains(t, clientErr, text)
+		assert.Empty(t, proxy.all())
+	}
+}
+
+// TestDiffsOfVolumesWithoutASizeAreRefused: a size of 0 has no place for any
+// record, and must not mean that records are not checked against it.
+func TestDiffsOfVolumesWithoutASizeAreRefused(t *testing.T) {
+	far := []*wdiff.File{openDiff(t, sortedFile(t, meta.UUID{1}, 1, 1<<40))}
+	for word, want := range map[string]string{
+		"":              "p2aWdiffTransferServer:bad sizeLb:0",
+		wire.TooOldDiff: wire.TooOldDiff,
+	} {
+		a := &fakeArchive{word: word}
+		clientErr, _ := converse(t,
+			func(c *wire.Conn) error {
+				req := wire.WdiffRequest{Volume: "vol", HostType: wire.HostProxy, UUID: meta.UUID{1}, Diff: clean(0, 1, false)}
+				return SendWdiff(t.Context(), c, req, far, snappy1, Options{})
+			},
+			func(ctx context.Context, c *wire.Conn, reply Reply) error {
+				return ServeWdiff(ctx, c, reply, a, Options{})
+			})
+		var refused *wire.Refusal
+		require.ErrorAs(t, clientErr, &refused)
+		assert.Equal(t, want, refused.Text)
+		assert.Equal(t, []string{"judge |0|-->|1|"}, a.all(), "nothing is made")
+	}
 }
 
 func TestLogsOfBothBlockSizesBecomeTheSameImage(t *testing.T) {

@@ -73,7 +73,7 @@ type WdiffServer interface {
 	// to WdiffRecv is begun.
 	Judge(ctx context.Context, req *wire.WdiffRequest) (word string, err error)
 	// Create follows "accept": it makes a temporary file in the volume's
-	// directory. If it fails, or the connection does before, the server rolls
+	// directory. If it fails, or the conversation ends before, the server rolls
 	// the move back when ServeWdiff has returned.
 	Create(ctx context.Context) (DiffSink, error)
 }
@@ -107,6 +107,9 @@ func ServeWdiff(ctx context.Context, c *wire.Conn, reply Reply, s WdiffServer, o
 		return err
 	}
 	word, err := s.Judge(ctx, &req)
+	if err == nil && word == wire.Accept {
+		err = checkSize("p2aWdiffTransferServer", req.Size)
+	}
 	if err != nil {
 		return err
 	}

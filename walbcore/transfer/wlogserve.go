@@ -15,12 +15,16 @@ import (
 	"walbsh/walbcore/wlog"
 )
 
+// wlogServer begins the refusals of a wlog-transfer.
+const wlogServer = "s2pWlogTransferServer"
+
 // WlogServer is the proxy in a wlog-transfer, for one request.
 type WlogServer interface {
 	// Accept judges the request: limits, disk space, stop, state; its error
 	// is the refusal. On return of nil the move Started to WlogRecv is
 	// begun and the volume's lock is not held. "accept" is sent next. The
-	// physical block size was checked before.
+	// physical block size was checked before, and that the volume's size is
+	// not 0.
 	Accept(ctx context.Context, req *wire.WlogRequest) error
 	// Create makes a temporary file in `received` for an indexed diff. If it
 	// fails, or the connection does before, the server rolls the move back
@@ -54,7 +58,10 @@ func ServeWlog(ctx context.Context, c *wire.Conn, reply Reply, s WlogServer, o O
 		return err
 	}
 	if !wlog.ValidPBS(req.PBS) {
-		return refusal(walberr.Usage, "s2pWlogTransferServer:invalid pbs:%d", req.PBS)
+		return refusal(walberr.Usage, "%s:invalid pbs:%d", wlogServer, req.PBS)
+	}
+	if err := checkSize(wlogServer, req.Size); err != nil {
+		return err
 	}
 	if err := s.Accept(ctx, &req); err != nil {
 		return err
@@ -104,7 +111,7 @@ func receiveWlog(ctx context.Context, c *wire.Conn, req *wire.WlogRequest, sink 
 		return err
 	}
 	if !d.IsClean() || d.Comp {
-		return refusal(walberr.Checksum, "s2pWlogTransferServer:diff is not clean:%s", d.Verbose())
+		return refusal(walberr.Checksum, "%s:diff is not clean:%s", wlogServer, d.Verbose())
 	}
 	return sink.Commit(ctx, d)
 }

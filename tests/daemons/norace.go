@@ -1,0 +1,5 @@
+//go:build !race
+
+package daemons
+
+const raceEnabled = false

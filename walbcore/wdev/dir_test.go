@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/checksum"
@@ -287,4 +288,39 @@ func BenchmarkWriteConcurrent(b *testing.B) {
 		}
 	})
 	require.NoError(b, d.Close())
+}
+
+// TestFileHolesWhileOneComesAndGoes: data behind a hole that is just being made
+// are found all the same, since a scan takes what it is not told of for zeros.
+func TestFileHolesWhileOneComesAndGoes(t *testing.T) {
+	f, err := openFile(filepath.Join(t.TempDir(), "f"), os.O_CREATE)
+	require.NoError(t, err)
+	defer f.Close()
+	const last = 1 << 20
+	data := random(8, 1)
+	_, err = f.WriteAt(data, last)
+	require.NoError(t, err)
+	if begin, _, err := f.NextData(0); err != nil || begin != last {
+		t.Skip("this file system does not tell holes")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var g errgroup.Group
+	defer func() { assert.NoError(t, g.Wait()) }()
+	defer stop()
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			if _, err := f.WriteAt(data, 0); err != nil {
+				return err
+			}
+			if err := f.Zero(0, int64(len(data))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for range 5000 {
+		begin, end, err := f.NextData(0)
+		require.NoError(t, err)
+		require.Less(t, begin, end, "an empty stretch at %d", begin)
+	}
 }

@@ -124,11 +124,17 @@ func writeZeros(f io.WriterAt, off, n int64) error {
 // by nobody else: all reads and writes name their offset.
 func (f *osFile) NextData(off int64) (begin, end int64, err error) {
 	err = f.control(func(fd int) (err error) {
-		if begin, err = unix.Seek(fd, off, unix.SEEK_DATA); err != nil {
-			return err
+		// Where the two coincide a hole was made in between, and what lies
+		// behind it is not known yet.
+		for begin, end = off, off; begin == end; {
+			if begin, err = unix.Seek(fd, begin, unix.SEEK_DATA); err != nil {
+				return err
+			}
+			if end, err = unix.Seek(fd, begin, unix.SEEK_HOLE); err != nil {
+				return err
+			}
 		}
-		end, err = unix.Seek(fd, begin, unix.SEEK_HOLE)
-		return err
+		return nil
 	})
 	switch {
 	case err == nil:

@@ -132,34 +132,41 @@ func (m *file) NextData(ctx context.Context, from block.LB) (block.Range, error)
 	if from >= m.size {
 		return end, nil
 	}
-	data, err := m.seek(from.Bytes(), unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) {
+	data, hole, err := m.stretch(from.Bytes())
+	switch {
+	case errors.Is(err, unix.ENXIO):
 		return end, nil
-	}
-	var hole int64
-	if err == nil {
-		hole, err = m.seek(data, unix.SEEK_HOLE)
-	}
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, errors.ErrUnsupported) { // all is data, as far as is known
+	case errors.Is(err, unix.EINVAL), errors.Is(err, errors.ErrUnsupported): // all is data, as far as is known
 		return block.Range{Addr: from, Len: m.size - from}, nil
-	}
-	if err != nil {
+	case err != nil:
 		return end, err
 	}
 	first := block.FromBytes(data)
 	last := min(block.CeilBytes(hole), m.size)
-	if first >= last { // the file shrank or changed in between
+	if first >= last { // behind the image as it was when it was opened
 		return end, nil
 	}
 	return block.Range{Addr: first, Len: last - first}, nil
 }
 
-func (m *file) seek(off int64, whence int) (pos int64, err error) {
+// stretch finds the first bytes [data, hole) of the file at or behind off that
+// are not a hole. ENXIO tells that there are none, EINVAL that the file system
+// does not know.
+func (m *file) stretch(off int64) (data, hole int64, err error) {
 	err = m.control("seek", func(fd int) (err error) {
-		pos, err = unix.Seek(fd, off, whence)
-		return err
+		// Where the two coincide a hole was made in between, and what lies
+		// behind it is not known yet.
+		for data, hole = off, off; data == hole; {
+			if data, err = unix.Seek(fd, data, unix.SEEK_DATA); err != nil {
+				return err
+			}
+			if hole, err = unix.Seek(fd, data, unix.SEEK_HOLE); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	return pos, err
+	return data, hole, err
 }
 
 // WriteBack implements [Image].

@@ -73,6 +73,35 @@ func dataRanges(t *testing.T, img Image) []block.Range {
 	}
 }
 
+// TestDataBehindAHoleThatIsJustMade is found all the same: what NextData leaves
+// out is taken for zeros.
+func TestDataBehindAHoleThatIsJustMade(t *testing.T) {
+	img := create(t, newStore(t))
+	first, last := block.Range{Len: 8}, block.Range{Addr: size - 8, Len: 8}
+	fill(t, img, last, 'x')
+	if r, err := img.NextData(t.Context(), 0); err != nil || r != last {
+		t.Skip("this file system does not tell holes")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		var err error
+		for data := bytes.Repeat([]byte{'y'}, int(first.Len.Bytes())); ctx.Err() == nil && err == nil; {
+			if _, err = img.WriteAt(data, 0); err == nil {
+				err = img.Zero(first)
+			}
+		}
+		ended <- err
+	}()
+	defer func() { assert.NoError(t, <-ended) }()
+	defer stop()
+	for range 5000 {
+		r, err := img.NextData(t.Context(), 0)
+		require.NoError(t, err)
+		require.NotZero(t, r.Len, "nothing from block 0 on")
+	}
+}
+
 // space is how much disk a file takes, in bytes.
 func space(t *testing.T, path string) int64 {
 	t.Helper()

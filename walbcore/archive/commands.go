@@ -26,7 +26,28 @@ func (s *Server) register() {
 	s.core.HandleTransfer(wire.ProtoWdiffTransfer, s.serveWdiff)
 	s.core.HandleTransfer(wire.ProtoReplSync, s.serveRepl)
 	s.core.HandleStatus(s.status)
+	s.registerUpkeep()
 	s.registerTargets()
+}
+
+// registerUpkeep tells the core what is done with images and diffs that are
+// there.
+func (s *Server) registerUpkeep() {
+	s.core.HandleCommand(wire.ProtoApply, s.apply)
+	s.core.HandleCommand(wire.ProtoMerge, s.merge)
+	s.core.HandleCommand(wire.ProtoResize, s.resize)
+	s.core.HandleCommand(wire.ProtoDelCold, s.delCold)
+	s.core.HandleCommand(wire.ProtoDisableSnapshot, s.changeSnapshots(false))
+	s.core.HandleCommand(wire.ProtoEnableSnapshot, s.changeSnapshots(true))
+	s.core.HandleCommand(wire.ProtoGCDiff, s.gcDiff)
+	s.core.HandleCommand(wire.ProtoBlockHash, s.blockHash)
+	s.core.HandleCommand(wire.ProtoVirtFullScan, s.virtFullScan)
+	s.core.HandleCommand(wire.ProtoReloadMetadata, s.reloadMetadata)
+	s.core.HandleCommand(wire.ProtoSetUUID, s.setUUID)
+	s.core.HandleCommand(wire.ProtoSetState, s.setState)
+	s.core.HandleCommand(wire.ProtoSetBase, s.setBase)
+	s.core.HandleExtension(wire.ProtoVerify, s.verify)
+	s.core.Background(s.completeApplies)
 }
 
 // initVol makes an empty volume: word volume.
@@ -81,7 +102,7 @@ func (s *Server) clearVol(_ context.Context, _ *server.Request, words []string) 
 	gone, err := v.removeDir()
 	if gone {
 		v.mu.Lock()
-		v.kept, v.began, v.repls = facts{}, nil, nil
+		v.kept, v.began, v.repls, v.runs = facts{}, nil, nil, nil
 		v.mu.Unlock()
 		tx.Commit()
 	}
@@ -229,15 +250,8 @@ func (s *Server) awaitStop(ctx context.Context, name string, v *volume) (tx *fsm
 
 // delRestored removes a restored image: words volume and gid.
 func (s *Server) delRestored(_ context.Context, _ *server.Request, words []string) error {
-	const name = "delSnapshotServer"
-	v, gid, err := s.volumeAndGid(name, words)
+	v, gid, err := s.imageToDelete(words)
 	if err != nil {
-		return err
-	}
-	if err := v.admits(name, append(fsm.ArchiveActive(), fsm.ArchiveStopped)...); err != nil {
-		return err
-	}
-	if err := v.sm.VerifyNone(name, fsm.Restore, fsm.Resize); err != nil {
 		return err
 	}
 	gids, err := v.images.Restored(v.name)
@@ -248,6 +262,20 @@ func (s *Server) delRestored(_ context.Context, _ *server.Request, words []strin
 		return server.Refusef(walberr.NotFound, "delSnapshot:volume not found:%s:%d:restored", v.name, gid)
 	}
 	return v.images.DeleteRestored(v.name, gid)
+}
+
+// imageToDelete reads the words of a command that removes a restored or cold
+// image, and refuses it when that must not be now.
+func (s *Server) imageToDelete(words []string) (*volume, meta.Gid, error) {
+	const name = "delSnapshotServer"
+	v, gid, err := s.volumeAndGid(name, words)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := v.admits(name, append(fsm.ArchiveActive(), fsm.ArchiveStopped)...); err != nil {
+		return nil, 0, err
+	}
+	return v, gid, v.sm.VerifyNone(name, fsm.Restore, fsm.Resize)
 }
 
 // volumeAndGid reads the two words of a command on a snapshot.

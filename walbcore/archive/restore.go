@@ -6,17 +6,11 @@ import (
 	"fmt"
 	"slices"
 
-	"walbsh/walbcore/diffstore"
 	"walbsh/walbcore/fsm"
-	"walbsh/walbcore/image"
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/server"
 	"walbsh/walbcore/walberr"
-	"walbsh/walbcore/wdiff"
 )
-
-// restoreRound is how many diffs are open at a time while they are applied.
-const restoreRound = 256
 
 // restoreAttempts is how often a restore is begun.
 const restoreAttempts = 10
@@ -53,7 +47,9 @@ func (s *Server) restore(ctx context.Context, r *server.Request, words []string)
 	}
 	ctx, stopBreaking := v.breakable(ctx)
 	defer stopBreaking()
+	run := s.track(v, fsm.Restore, gid)
 	err = s.restoreTo(ctx, v, gid)
+	run.end(err)
 	s.logEnd(fmt.Sprintf("restore of %d", gid), v, err)
 	return err
 }
@@ -76,9 +72,11 @@ func (s *Server) restoreTo(ctx context.Context, v *volume, gid meta.Gid) error {
 	}
 }
 
-// restoreOnce makes the image, and leaves nothing behind when it fails. The
-// base image does not change meanwhile: that is excluded by the action.
+// restoreOnce makes the image, and leaves nothing behind when it fails. An
+// apply may begin at any time: what it writes before or while the base image is
+// copied is under the records of the diffs, unless it goes beyond the snapshot.
 func (s *Server) restoreOnce(ctx context.Context, v *volume, gid meta.Gid) (err error) {
+	archive := v.facts().archiveUUID
 	diffs, ok := v.toRestore(gid)
 	if !ok {
 		return &walberr.Error{
@@ -99,36 +97,12 @@ func (s *Server) restoreOnce(ctx context.Context, v *volume, gid meta.Gid) (err 
 			err = errors.Join(err, v.images.AbortRestore(v.name, gid))
 		}
 	}()
-	for round := range slices.Chunk(diffs, restoreRound) {
-		if err := s.applyDiffs(ctx, v, img, round); err != nil {
-			return err
-		}
+	if err := v.stillHolds(archive, gid); err != nil {
+		return err
+	}
+	w := writing{img: img, discard: s.cfg.Discard, pace: newPace(0)}
+	if err := s.eachRound(v, diffs, func(_ int, o *openDiffs) error { return w.write(ctx, o.merged(0)) }); err != nil {
+		return err
 	}
 	return img.Sync()
-}
-
-// applyDiffs writes the diffs, oldest first, to an image.
-func (s *Server) applyDiffs(ctx context.Context, v *volume, img image.Image, diffs []meta.Diff) (err error) {
-	store := v.facts().diffs
-	var streams []wdiff.Stream
-	var files []*diffstore.File
-	defer func() {
-		for _, f := range files {
-			err = errors.Join(err, f.Close())
-		}
-	}()
-	for _, d := range diffs {
-		f, err := store.OpenFile(d)
-		if err != nil {
-			return err
-		}
-		files = append(files, f)
-		w, err := wdiff.Open(f.Name(), f, int64(f.Diff.Size))
-		if err != nil {
-			return err
-		}
-		streams = append(streams, w.Records())
-	}
-	_, err = wdiff.Apply(ctx, wdiff.Merge(0, streams...), img, wdiff.ApplyOptions{Size: img.Size(), Discard: s.cfg.Discard})
-	return err
 }

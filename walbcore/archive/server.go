@@ -52,6 +52,11 @@ type Config struct {
 	AutoResize   bool              // grow the base image when more arrives
 	Compress     compress.Opt      // of replications that do not say; default snappy:0:1
 
+	MaxOpen       int  // diffs open at a time to apply, restore or merge; default 256
+	MaxOpenVirt   int  // diffs that a scan may need; 0 = no limit
+	ApplySleepPct int  // percentage of the time in which an apply rests, 0 to 99
+	KeepOneCold   bool // told in the status; there are no cold snapshots in files
+
 	MaxConn       int
 	MaxForeground int
 	Wire          wire.Options
@@ -122,7 +127,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.core = server.New(cfg.Listener, server.Config{
 		NodeID: cfg.NodeID, HostType: wire.HostArchive, Version: cfg.Version,
-		Features: []string{wire.FeatureReplStatus, FeatureRestoredPath},
+		Features: []string{wire.FeatureReplStatus, FeatureRestoredPath, wire.FeatureActionStatus, wire.FeatureVerify},
 		MaxConn:  cfg.MaxConn, MaxForeground: cfg.MaxForeground, Wire: cfg.Wire, Log: cfg.Log, Now: cfg.Now,
 	})
 	s.register()

@@ -34,15 +34,16 @@ func (s *Server) registerTargets() {
 		wire.TargetNumAction:       s.onVolume(targetNumAction),
 		wire.TargetAllActions:      s.targetAllActions,
 		wire.TargetRestored:        s.onVolume(targetRestored),
-		"cold":                     s.onVolume(targetCold),
+		wire.TargetCold:            s.onVolume(targetCold),
 		wire.TargetRestorable:      s.onVolume(targetRestorable),
 		wire.TargetVolSize:         s.onVolume(targetVolSize),
 		wire.TargetProgress:        s.onVolume(func(v *volume, _ []string) (server.Value, error) { return server.Number(v.progress.Load()), nil }),
 		wire.TargetVolumeGroup:     func(context.Context, []string) (server.Value, error) { return server.Text(""), nil },
-		"thinpool":                 func(context.Context, []string) (server.Value, error) { return server.Text(""), nil },
+		wire.TargetThinpool:        func(context.Context, []string) (server.Value, error) { return server.Text(""), nil },
 		wire.TargetMetaSnap:        s.onVolume(targetMetaSnap),
 		wire.TargetMetaState:       s.onVolume(targetMetaState),
 		wire.TargetRepl:            s.onVolume(targetRepl),
+		wire.TargetActions:         s.onVolume(targetActions),
 		TargetRestoredPath:         s.onVolume(targetRestoredPath),
 	} {
 		s.core.Target(name, target)
@@ -391,7 +392,8 @@ func (s *Server) status(_ context.Context, words []string) ([]string, error) {
 		fmt.Sprintf("maxForegroundTasks %d", s.core.Config().MaxForeground),
 	}
 	lines = append(lines, server.SocketStatus(s.cfg.Wire)...)
-	lines = append(lines, fmt.Sprintf("doAutoResize %d", bit(s.cfg.AutoResize)), "keepOneColdSnapshot 0", "-----Volume-----")
+	lines = append(lines, fmt.Sprintf("doAutoResize %d", bit(s.cfg.AutoResize)),
+		fmt.Sprintf("keepOneColdSnapshot %d", bit(s.cfg.KeepOneCold)), "-----Volume-----")
 	for _, v := range s.volumes() {
 		lines = append(lines, v.statusLine())
 	}

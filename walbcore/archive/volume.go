@@ -55,6 +55,7 @@ type volume struct {
 	kept  facts
 	began map[fsm.Action]uint64
 	repls map[string]*replRun // by id of the destination
+	runs  map[fsm.Action]*actionRun
 }
 
 // facts are what is known of a volume.
@@ -357,8 +358,11 @@ const receiving fsm.Action = "ReplSyncAsServer"
 // the two sees the other.
 func (v *volume) startAction(handler string, a fsm.Action, now uint64, states ...fsm.ArchiveState) (end func(), err error) {
 	conflicts := fsm.ArchiveConflicts(a)
-	if a == receiving {
+	switch a {
+	case receiving:
 		conflicts = append(fsm.ArchiveActions(), receiving)
+	case fsm.Apply, fsm.Merge:
+		conflicts = append(conflicts, tending)
 	}
 	end, err = v.sm.StartAction(handler, a, conflicts...)
 	if err != nil {

@@ -155,6 +155,14 @@ func (r *Relay) Records() []Record {
 	return r.records()
 }
 
+// Forget drops the records of connections that have ended, so that a relay of
+// long use does not keep all that passed.
+func (r *Relay) Forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.links = slices.DeleteFunc(r.links, func(l *link) bool { return l.record.Done() })
+}
+
 // Bytes gives the number of bytes delivered in one direction over all
 // connections.
 func (r *Relay) Bytes(d Dir) int64 { return r.bytes[d].Load() }

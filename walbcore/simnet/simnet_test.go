@@ -235,3 +235,21 @@ func TestAwaitEndsWithItsContext(t *testing.T) {
 	cancel(gone)
 	assert.ErrorIs(t, r.Await(ctx, func([]Record) bool { return false }), gone)
 }
+
+func TestForgetKeepsWhatIsUnderWay(t *testing.T) {
+	r := relay(t, server(t, echo))
+	ended, open := dial(t, r), dial(t, r)
+	for _, c := range []*net.TCPConn{ended, open} {
+		_, err := c.Write([]byte("x"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(c, make([]byte, 1))
+		require.NoError(t, err)
+	}
+	require.NoError(t, ended.CloseWrite())
+	require.NoError(t, r.Await(within(t), func(records []Record) bool { return records[0].Done() || records[1].Done() }))
+	r.Forget()
+	require.Len(t, r.Records(), 1)
+	require.NoError(t, open.CloseWrite())
+	require.NoError(t, r.Await(within(t), func(records []Record) bool { return records[0].Done() }))
+	assert.Equal(t, int64(2), r.Bytes(ToServer), "counters go on")
+}

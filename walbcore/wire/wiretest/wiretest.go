@@ -79,12 +79,7 @@ func (p *Player) MaskTimes() *Player {
 func (p *Player) Play(t testing.TB, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		c, ok := p.all[name]
-		require.True(t, ok, "no recording called %s", name)
-		request, err := hex.DecodeString(c.C2S)
-		require.NoError(t, err, name)
-		recorded, err := hex.DecodeString(c.S2C)
-		require.NoError(t, err, name)
+		request, recorded := p.Recorded(t, name)
 		want := p.render(t, name+" as recorded", request, recorded)
 		got := p.render(t, name, request, Exchange(t, p.addr, request))
 		assert.Equal(t, want, got, name)
@@ -113,7 +108,7 @@ func (p *Player) render(t testing.TB, what string, request, answer []byte) strin
 	rq.Str()
 	protocol := rq.Str()
 	var words []string
-	if rq.U32(); protocol == wire.ProtoGet || protocol == wire.ProtoArchiveInfo {
+	if rq.U32(); protocol == wire.ProtoGet || protocol == wire.ProtoArchiveInfo || protocol == wire.ProtoVirtFullScan {
 		words = rq.StrVec()
 	}
 	in := bytes.NewReader(answer)
@@ -148,7 +143,10 @@ func (p *Player) render(t testing.TB, what string, request, answer []byte) strin
 			add("ack")
 		}
 	}
-	require.NoError(t, r.Err(), "%s: %q", what, answer)
+	if status == wire.Accept && in.Len() > 0 {
+		long(t, protocol, words, r, answer[len(answer)-in.Len():], add)
+	}
+	require.NoError(t, r.Err(), "%s: %.1000q", what, answer)
 	if left := in.Len(); left > 0 {
 		rest := answer[len(answer)-left:]
 		add("rest " + hex.EncodeToString(rest))

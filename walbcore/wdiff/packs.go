@@ -9,6 +9,7 @@ import (
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/checksum"
 	"walbsh/walbcore/compress"
+	"walbsh/walbcore/meta"
 )
 
 // PackOptions says how EachPack packs.
@@ -55,6 +56,23 @@ func EachPack(ctx context.Context, s Stream, o PackOptions, emit func(pack []byt
 	})
 	if err == nil && pack.n > 0 {
 		err = emit(pack.finish())
+	}
+	return st, err
+}
+
+// WriteSorted writes a sorted file of the records of s: the header, packs as
+// EachPack makes them, the end pack. Errors are those of EachPack and of w.
+func WriteSorted(ctx context.Context, w io.Writer, uuid meta.UUID, s Stream, o PackOptions) (Stats, error) {
+	write := func(p []byte) error {
+		_, err := w.Write(p)
+		return err
+	}
+	if err := write(Header{UUID: uuid}.Append(nil)); err != nil {
+		return Stats{}, err
+	}
+	st, err := EachPack(ctx, s, o, write)
+	if err == nil {
+		err = write(endPack())
 	}
 	return st, err
 }

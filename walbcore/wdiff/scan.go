@@ -1,6 +1,7 @@
 package wdiff
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -70,6 +71,48 @@ func (s *Scan) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// DataFinder knows where an image may hold data; image.Image is one.
+type DataFinder interface {
+	// NextData finds the first range at or behind from that may hold
+	// anything but zeros. At the end the range is empty.
+	NextData(ctx context.Context, from block.LB) (block.Range, error)
+}
+
+// SkipZeros passes over the blocks that surely read as zeros from here on:
+// those of all-zero and discard records, and where no record lies the holes
+// of the base. It gives their number, which is 0 where data may come next.
+func (s *Scan) SkipZeros(ctx context.Context, base DataFinder) (block.LB, error) {
+	from := s.pos
+	for s.pos < s.size {
+		if err := s.advance(); err != nil {
+			return s.pos - from, err
+		}
+		end := s.size
+		if s.have && s.rec.Addr <= s.pos {
+			if s.rec.Kind == Normal {
+				break
+			}
+			s.pos = min(end, s.rec.End())
+			continue
+		}
+		if s.have {
+			end = min(end, s.rec.Addr)
+		}
+		data, err := base.NextData(ctx, s.pos)
+		if err != nil {
+			return s.pos - from, err
+		}
+		if data.Len > 0 {
+			end = min(end, data.Addr)
+		}
+		if end == s.pos {
+			break
+		}
+		s.pos = end
+	}
+	return s.pos - from, nil
 }
 
 // advance takes the record that covers pos or comes behind it.

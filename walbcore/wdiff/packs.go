@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 
 	"walbsh/walbcore/block"
@@ -14,8 +15,9 @@ import (
 
 // PackOptions says how EachPack packs.
 type PackOptions struct {
-	// Opt is the wanted codec; Opt.CPUs goroutines compress. Records that are
-	// all of an image stored with this codec pass through as they are.
+	// Opt is the wanted codec; Opt.CPUs goroutines compress, but not more than
+	// there are processors. Records that are all of an image stored with this
+	// codec pass through as they are.
 	Opt compress.Opt
 	// MaxBytes is the size in bytes at which a pack is closed, counted before
 	// compression; 0 means [MaxPackData], which is also the most.
@@ -77,9 +79,9 @@ func WriteSorted(ctx context.Context, w io.Writer, uuid meta.UUID, s Stream, o P
 	return st, err
 }
 
-// AddAll appends the records of s, compressed with opt on opt.CPUs goroutines.
-// Unlike in EachPack, packs are closed by the sizes of their stored data. It
-// returns at the first error, also that of ctx, after its goroutines ended.
+// AddAll appends the records of s, compressed with opt as [EachPack] does it.
+// Unlike there, packs are closed by the sizes of their stored data. It returns
+// at the first error, also that of ctx, after its goroutines ended.
 func (s *SortedWriter) AddAll(ctx context.Context, recs Stream, opt compress.Opt) (Stats, error) {
 	if err := opt.Validate(); err != nil {
 		return Stats{}, err
@@ -104,18 +106,19 @@ const (
 )
 
 type batch struct {
-	recs []Record
-	ios  []IO
-	bufs [][]byte // stored data of the IOs
-	raw  []byte   // one record, expanded
-	done chan error
+	recs   []Record
+	ios    []IO
+	stored []byte // data of the IOs, one after another
+	raw    []byte // one record, expanded
+	packed []byte // the same, compressed
+	done   chan error
 }
 
 // eachBatch loads and compresses the records of s, several batches at a time,
 // and gives them to use in order on the calling goroutine.
 func eachBatch(ctx context.Context, s Stream, opt compress.Opt, use func([]IO) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	workers := int(opt.CPUs)
+	workers := min(int(opt.CPUs), runtime.GOMAXPROCS(0)) // more would only cost memory
 	batches := 2*workers + 1
 	free := make(chan *batch, batches)
 	work := make(chan *batch, batches)
@@ -194,13 +197,20 @@ func (b *batch) read(s Stream) error {
 }
 
 func (b *batch) load(l *Loader, opt compress.Opt) error {
-	for len(b.bufs) < len(b.recs) {
-		b.bufs = append(b.bufs, nil)
+	size := 0
+	for _, r := range b.recs {
+		switch {
+		case passes(r, opt):
+			size += int(r.Image.Size)
+		case r.Kind == Normal:
+			size += int(r.Blocks.Bytes())
+		}
 	}
-	for i, r := range b.recs {
+	b.stored = grow(b.stored, size)[:0] // so that it does not move any more
+	for _, r := range b.recs {
 		o := IO{Addr: r.Addr, Blocks: r.Blocks, Kind: r.Kind}
 		if r.Kind == Normal {
-			if err := b.loadData(&o, i, r, l, opt); err != nil {
+			if err := b.loadData(&o, r, l, opt); err != nil {
 				return err
 			}
 		}
@@ -209,25 +219,34 @@ func (b *batch) load(l *Loader, opt compress.Opt) error {
 	return nil
 }
 
-func (b *batch) loadData(o *IO, i int, r Record, l *Loader, opt compress.Opt) error {
-	var err error
-	if r.Whole() && r.Image.Codec == opt.Type {
-		b.bufs[i], err = l.Stored(r, b.bufs[i])
-		o.Codec, o.Data, o.Sum = opt.Type, b.bufs[i], r.Image.Sum
-		return err
+// passes reports whether the data of a record are passed on as they are stored.
+func passes(r Record, opt compress.Opt) bool { return r.Whole() && r.Image.Codec == opt.Type }
+
+// loadData puts the stored form of a normal record's data behind those before.
+func (b *batch) loadData(o *IO, r Record, l *Loader, opt compress.Opt) error {
+	if passes(r, opt) {
+		data, err := l.Stored(r, b.stored[len(b.stored):])
+		if err != nil {
+			return err
+		}
+		b.stored = b.stored[:len(b.stored)+len(data)]
+		o.Codec, o.Data, o.Sum = opt.Type, data, r.Image.Sum
+		return nil
 	}
 	b.raw = grow(b.raw, int(r.Blocks.Bytes()))
 	if err := l.Read(b.raw, r, 0); err != nil {
 		return err
 	}
-	stored, codec, err := compress.CompressOrStore(b.bufs[i], b.raw, opt.Type, opt.Level)
+	data, codec, err := compress.CompressOrStore(b.packed, b.raw, opt.Type, opt.Level)
 	if err != nil {
 		return err
 	}
-	if codec == compress.None {
-		stored = append(b.bufs[i][:0], stored...)
+	if codec != compress.None {
+		b.packed = data
 	}
-	b.bufs[i] = stored
-	o.Codec, o.Data, o.Sum = codec, stored, checksum.Sum(stored, 0)
+	begin := len(b.stored)
+	b.stored = append(b.stored, data...)
+	o.Codec, o.Data = codec, b.stored[begin:]
+	o.Sum = checksum.Sum(o.Data, 0)
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/meta"
@@ -23,17 +22,13 @@ type Files struct{ base string }
 // must the directory of every volume. It does no IO.
 func NewFiles(base string) *Files { return &Files{base} }
 
-const tmpSuffix = "_tmp"
-
 // Path implements [Store].
-func (s *Files) Path(vol string) string { return filepath.Join(s.base, vol, "wb_"+vol) }
+func (s *Files) Path(vol string) string { return filepath.Join(s.base, vol, baseName(vol)) }
 
 // RestoredPath implements [Store].
 func (s *Files) RestoredPath(vol string, gid meta.Gid) string {
-	return filepath.Join(s.base, vol, restoredPrefix(vol)+gid.String())
+	return filepath.Join(s.base, vol, restoredName(vol, gid))
 }
-
-func restoredPrefix(vol string) string { return "wr_" + vol + "_" }
 
 // Create implements [Store].
 func (s *Files) Create(vol string, size block.LB) (Image, error) {
@@ -208,12 +203,7 @@ func (s *Files) restored(vol, suffix string) ([]meta.Gid, error) {
 	}
 	var gids []meta.Gid
 	for _, e := range entries {
-		text, ok := strings.CutPrefix(e.Name(), restoredPrefix(vol))
-		if !ok || !e.Type().IsRegular() {
-			continue
-		}
-		text, ok = strings.CutSuffix(text, suffix)
-		if gid, err := meta.ParseGid(text); ok && err == nil && gid.String() == text {
+		if gid, ok := restoredGid(e.Name(), vol, suffix); ok && e.Type().IsRegular() {
 			gids = append(gids, gid)
 		}
 	}

@@ -1,26 +1,38 @@
 // Package image keeps an archive's images: per volume one base image, and
-// images restored from it.
+// images restored from it. Which kind of store a server directory is used with
+// is decided once (Claim):
 //
-// Files keeps them in the volume's directory under the names that C++ WalB
-// gives to its LVM volumes:
+//	<base>/walbsh-store     "files" or "lvm", and a newline
 //
-//	<base>/walbsh-store            kind of the store, "files" and a newline (Claim)
-//	<base>/VOL/wb_VOL              base image
-//	<base>/VOL/wr_VOL_GID          image restored to the snapshot GID (decimal)
-//	<base>/VOL/wr_VOL_GID_tmp      being restored; garbage after a crash
+// Both kinds use the names that C++ WalB gives to its logical volumes:
 //
-// An image file is as long as the volume, in blocks of 512 bytes, and sparse:
-// a hole reads as zeros and costs neither space nor time. A restored image
-// shares its blocks with the base image where the file system can (reflink).
+//	wb_VOL                  base image
+//	wr_VOL_GID              image restored to the snapshot GID (decimal)
+//	wr_VOL_GID_tmp          being restored; garbage after a crash
+//
+// Files keeps them in the volume's directory, <base>/VOL/. An image file is as
+// long as the volume, in blocks of 512 bytes, and sparse: a hole reads as zeros
+// and costs neither space nor time. A restored image shares its blocks with the
+// base image where the file system can (reflink).
+//
+// LVM keeps them as logical volumes of one volume group, /dev/GROUP/NAME, thin
+// ones of one pool if a pool is given, else ordinary ones. Others than these
+// are never looked at. A restored image is a snapshot of the base image. Nothing
+// that LVM knows is remembered here: it is asked every time, so that there is
+// no memory that could be wrong. Images are whole extents of the group. A thin
+// base image is rounded up to them; an ordinary one must have the size asked
+// for. Cold snapshots (wc_) are neither made nor used.
 //
 // What may come in: volume names of any origin, they are checked before they
-// become paths; ranges of any origin, they are checked against the size.
+// become paths or words of a command; ranges of any origin, they are checked
+// against the size. No command goes through a shell.
 package image
 
 import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/meta"
@@ -32,19 +44,22 @@ import (
 // that another restores from, and one image is restored by one caller.
 //
 // Errors have the codes NotFound (no such image), Conflict (it is there
-// already), Range (a size or range is impossible) and Usage (a name is
-// impossible); others are those of the operating system.
+// already, or others depend on it), Range (a size or range is impossible),
+// Usage (a name is impossible) and Unavailable (a command of LVM failed);
+// others are those of the operating system.
 type Store interface {
-	// Create makes the base image of a volume, all zeros, durably. size must
-	// not be 0.
+	// Create makes the base image of a volume, durably. size must not be 0;
+	// the image may be larger where the store knows only certain sizes. What
+	// it holds is unknown: the caller writes or zeroes every block. An image
+	// that could not be made leaves nothing behind.
 	Create(vol string, size block.LB) (Image, error)
 	// Open opens the base image.
 	Open(vol string) (Image, error)
 	// Size is the size of the base image.
 	Size(vol string) (block.LB, error)
-	// Grow makes the base image larger, durably; the new part is zeros. The
-	// same size is a success, a smaller one an error with code Range. Images
-	// that are open keep their size.
+	// Grow makes the base image larger, durably, and perhaps larger than asked
+	// for; the new part is zeros. The same size is a success, a smaller one an
+	// error with code Range. Images that are open keep their size.
 	Grow(vol string, size block.LB) error
 	// Delete removes the base image, durably. It is no error if there is none.
 	Delete(vol string) error
@@ -66,7 +81,7 @@ type Store interface {
 	// DeleteRestored removes a restored image, durably.
 	DeleteRestored(vol string, gid meta.Gid) error
 	// RemoveLeftovers removes the copies that a crash left unfinished, and
-	// returns how many there were. Only at start.
+	// returns how many there were. It also completes a Grow. Only at start.
 	RemoveLeftovers(vol string) (int, error)
 
 	// Path is where the base image is found on this host.
@@ -102,6 +117,26 @@ type Image interface {
 	WriteBack(off, n int64)
 	// Sync makes everything written before durable (fdatasync).
 	Sync() error
+}
+
+const tmpSuffix = "_tmp"
+
+func baseName(vol string) string { return "wb_" + vol }
+
+func restoredName(vol string, gid meta.Gid) string { return restoredPrefix(vol) + gid.String() }
+
+func restoredPrefix(vol string) string { return "wr_" + vol + "_" }
+
+// restoredGid reads the gid from a name that restoredName gave, with a suffix
+// behind it.
+func restoredGid(name, vol, suffix string) (meta.Gid, bool) {
+	text, ok := strings.CutPrefix(name, restoredPrefix(vol))
+	if !ok {
+		return 0, false
+	}
+	text, ok = strings.CutSuffix(text, suffix)
+	gid, err := meta.ParseGid(text)
+	return gid, ok && err == nil && gid.String() == text
 }
 
 // MaxNameLen is the longest volume name in characters.

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"path"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -214,7 +215,9 @@ func TestRecordedControlWhileAStopWaits(t *testing.T) {
 	v := archivedVolume(t)
 	v.archiveUUID, v.size, v.diffs = mustUUID(t, "fcc46cb0d3a466111591c554cbeb5bdc"), 40960, v.diffs[:4]
 	v.put(t, disk, "v0")
-	r := run(t, memConfig(disk))
+	cfg := memConfig(disk)
+	cfg.Wire.Timeout = 10 * time.Second // which the status shows
+	r := run(t, cfg)
 	end, err := r.known(t, "v0").sm.StartAction("test", fsm.Resize)
 	require.NoError(t, err)
 	require.NoError(t, r.client().Stop(t.Context(), "v0", client.StopGraceful))

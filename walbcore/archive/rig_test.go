@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
 
-var testWire = wire.Options{Timeout: 10 * time.Second}
+var testWire = wire.Options{Timeout: time.Minute} // more than patience: what ends in time ends for a reason
 
 // rig is a running archive.
 type rig struct {

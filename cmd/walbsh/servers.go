@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -203,15 +204,18 @@ func archiveDaemon(hostname string) *daemon {
 	store := d.opts.text("store", "W", "files", "where images are kept; files is the only one there is")
 	group := d.opts.text("vg", "NAME", "", "volume group of images in LVM, which is not built in")
 	pool := d.opts.text("tp", "NAME", "", "thin pool of images in LVM, which is not built in")
-	d.opts.ignored("keep-one-cold-snap", "", "0")
-	d.opts.ignored("maxopen", "N", "0")
-	d.opts.ignored("maxopen-virt", "N", "0")
-	d.opts.ignored("apply-sleep-pct", "N", "0")
+	keepOneCold := d.opts.flag("keep-one-cold-snap", "keep one cold snapshot only; there are none in files")
+	maxOpen := d.opts.number("maxopen", "N", 0, math.MaxInt32, "diffs opened together to apply, restore or merge; 0 is 256")
+	maxOpenVirt := d.opts.number("maxopen-virt", "N", 0, math.MaxInt32, "diffs that a scan of a snapshot may need; 0 is no limit")
+	sleepPct := d.opts.number("apply-sleep-pct", "N", 0, math.MaxInt32, "percentage of the time in which an apply rests, 0 to 99")
 	d.opts.ignored("lock-time-th", "SEC", "10")
 
 	d.check = func() error {
 		if *store != "files" || *group != "" || *pool != "" {
 			return errors.New("images in LVM are not built in: leave -vg and -tp out and keep images as files (-store files)")
+		}
+		if *sleepPct > 99 {
+			return fmt.Errorf("pctApplySleep must be within from 0 to 99.:%d", *sleepPct)
 		}
 		return notZero(named{"maxConnections", *d.maxConn}, named{"maxForegroundTasks", *d.fg},
 			named{"maxWdiffSendNr", *maxFiles}, named{"fsyncIntervalSize", *syncEvery})
@@ -226,6 +230,7 @@ func archiveDaemon(hostname string) *daemon {
 		s, err := archive.New(archive.Config{
 			BaseDir: *d.base, NodeID: *d.id, Listener: l, Discard: discard, MaxFiles: int(*maxFiles),
 			SyncInterval: int64(*syncEvery), AutoResize: *autoResize, Compress: *cmpr,
+			MaxOpen: int(*maxOpen), MaxOpenVirt: int(*maxOpenVirt), ApplySleepPct: int(*sleepPct), KeepOneCold: *keepOneCold,
 			MaxConn: int(*d.maxConn), MaxForeground: int(*d.fg), Wire: d.socket(), Version: versionLine(), Log: log,
 		})
 		if err != nil {

@@ -117,25 +117,16 @@ func (b *fullBackup) Begin(_ context.Context, uuid meta.UUID) (transfer.BackupSi
 	if err != nil {
 		return nil, err
 	}
-	return &backupSink{imageSink: imageSink{img}, b: b}, nil
+	return &backupSink{Image: img, b: b}, nil
 }
 
 // disclaim makes sure that the volume promises nothing before its image is
 // touched: the last writing of the file may have failed when it was there.
 func (v *volume) disclaim() error { return v.saveState(fsm.ArchiveSyncReady) }
 
-// imageSink is an image that a block stream is written to. It is known to read
-// as zeros wherever the stream will come.
-type imageSink struct {
-	image.Image
-}
-
-// Zero does nothing: the image reads as zeros there.
-func (k *imageSink) Zero(block.Range) error { return nil }
-
 // backupSink takes one full backup in.
 type backupSink struct {
-	imageSink
+	image.Image
 	b *fullBackup
 }
 

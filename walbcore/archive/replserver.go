@@ -131,27 +131,20 @@ func (d *replDest) BeginFull(context.Context) (transfer.FullSink, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fullSink{imageSink: imageSink{img}, d: d, began: d.s.now()}, nil
+	return &fullSink{Image: img, d: d, began: d.s.now()}, nil
 }
 
-// image makes the image, or opens it and clears what is behind the start.
+// image makes the image, or opens the one to go on with.
 func (d *replDest) image() (image.Image, error) {
 	if d.start == 0 {
 		return d.v.images.Create(d.v.name, d.full.Size)
 	}
-	img, err := d.v.images.Open(d.v.name)
-	if err != nil {
-		return nil, err
-	}
-	if err := img.Zero(block.Range{Addr: d.start, Len: d.full.Size - d.start}); err != nil {
-		return nil, errors.Join(err, img.Close())
-	}
-	return img, nil
+	return d.v.images.Open(d.v.name)
 }
 
 // fullSink takes a full replication in.
 type fullSink struct {
-	imageSink
+	image.Image
 	d     *replDest
 	began uint64
 }

@@ -44,7 +44,10 @@ type Config struct {
 	BaseDir  string       // holds one directory per volume; must exist
 	NodeID   string       // required
 	Listener net.Listener // required; the server owns it
-	Store    image.Store  // of the images; default files under BaseDir
+
+	VolumeGroup string      // of images in LVM; empty = images in files under BaseDir
+	ThinPool    string      // in the volume group; empty = ordinary logical volumes
+	Store       image.Store // of the images; default as these say
 
 	Discard      wdiff.DiscardMode // what discards do to restored images
 	MaxFiles     int               // diff files merged for one replication round
@@ -76,9 +79,6 @@ func (c *Config) setDefaults() {
 	}
 	if c.Compress == (compress.Opt{}) {
 		c.Compress = compress.Opt{Type: compress.Snappy, CPUs: 1}
-	}
-	if c.Store == nil {
-		c.Store = image.NewFiles(c.BaseDir)
 	}
 	if c.FS == nil {
 		c.FS = vfs.OS{}
@@ -121,7 +121,11 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	s := &Server{cfg: cfg, lock: lock, vols: map[string]*volume{}}
-	if err := s.loadAll(); err != nil {
+	err = s.openStore()
+	if err == nil {
+		err = s.loadAll()
+	}
+	if err != nil {
 		_ = lock.Close()
 		return nil, err
 	}
@@ -148,11 +152,28 @@ func (s *Server) Serve(ctx context.Context) error {
 
 func (s *Server) now() uint64 { return uint64(s.cfg.Now().Unix()) }
 
+// openStore opens the store of the images. The base directory stays with the
+// kind of store that it was first used with.
+func (s *Server) openStore() error {
+	kind := image.KindFiles
+	if s.cfg.VolumeGroup != "" {
+		kind = image.KindLVM
+	}
+	if s.cfg.Store == nil && kind == image.KindLVM {
+		lvm, err := image.OpenLVM(s.cfg.VolumeGroup, s.cfg.ThinPool)
+		if err != nil {
+			return err
+		}
+		s.cfg.Store = lvm
+	}
+	if s.cfg.Store == nil {
+		s.cfg.Store = image.NewFiles(s.cfg.BaseDir)
+	}
+	return image.Claim(s.cfg.FS, s.cfg.BaseDir, kind)
+}
+
 // loadAll reads every volume directory.
 func (s *Server) loadAll() error {
-	if err := image.Claim(s.cfg.FS, s.cfg.BaseDir, image.KindFiles); err != nil {
-		return err
-	}
 	entries, err := s.cfg.FS.ReadDir(s.cfg.BaseDir)
 	if err != nil {
 		return err

@@ -38,8 +38,8 @@ func (s *Server) registerTargets() {
 		wire.TargetRestorable:      s.onVolume(targetRestorable),
 		wire.TargetVolSize:         s.onVolume(targetVolSize),
 		wire.TargetProgress:        s.onVolume(func(v *volume, _ []string) (server.Value, error) { return server.Number(v.progress.Load()), nil }),
-		wire.TargetVolumeGroup:     func(context.Context, []string) (server.Value, error) { return server.Text(""), nil },
-		wire.TargetThinpool:        func(context.Context, []string) (server.Value, error) { return server.Text(""), nil },
+		wire.TargetVolumeGroup:     onServer(s.cfg.VolumeGroup),
+		wire.TargetThinpool:        onServer(s.cfg.ThinPool),
 		wire.TargetMetaSnap:        s.onVolume(targetMetaSnap),
 		wire.TargetMetaState:       s.onVolume(targetMetaState),
 		wire.TargetRepl:            s.onVolume(targetRepl),
@@ -48,6 +48,11 @@ func (s *Server) registerTargets() {
 	} {
 		s.core.Target(name, target)
 	}
+}
+
+// onServer makes a target of a text that never changes.
+func onServer(text string) server.Target {
+	return func(context.Context, []string) (server.Value, error) { return server.Text(text), nil }
 }
 
 // onVolume makes a target whose first argument is a volume; answer gets the
@@ -387,10 +392,14 @@ func (s *Server) status(_ context.Context, words []string) ([]string, error) {
 		"-----ArchiveGlobal-----",
 		"nodeId " + s.cfg.NodeID,
 		"baseDir " + s.cfg.BaseDir,
-		"volumeGroup ",
-		fmt.Sprintf("maxConnections %d", s.core.Config().MaxConn),
-		fmt.Sprintf("maxForegroundTasks %d", s.core.Config().MaxForeground),
+		"volumeGroup " + s.cfg.VolumeGroup,
 	}
+	if s.cfg.ThinPool != "" {
+		lines = append(lines, "thinpool "+s.cfg.ThinPool)
+	}
+	lines = append(lines,
+		fmt.Sprintf("maxConnections %d", s.core.Config().MaxConn),
+		fmt.Sprintf("maxForegroundTasks %d", s.core.Config().MaxForeground))
 	lines = append(lines, server.SocketStatus(s.cfg.Wire)...)
 	lines = append(lines, fmt.Sprintf("doAutoResize %d", bit(s.cfg.AutoResize)),
 		fmt.Sprintf("keepOneColdSnapshot %d", bit(s.cfg.KeepOneCold)), "-----Volume-----")

@@ -63,7 +63,10 @@ type Group struct {
 type process struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
-	err   error // valid once ended is closed
+
+	// Valid once ended is closed.
+	err  error
+	said strings.Builder // what it printed; the log is a file
 }
 
 // New makes the device, the directories and the layout file. No server runs
@@ -233,9 +236,8 @@ func (g *Group) Start(ctx context.Context, id string) error {
 		return fmt.Errorf("%s runs already", id)
 	}
 	s := g.server(id)
-	var said strings.Builder
 	p := &process{cmd: exec.Command(g.o.Walbsh, g.args(s)...), ended: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = &said, &said
+	p.cmd.Stdout, p.cmd.Stderr = &p.said, &p.said
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}
@@ -258,7 +260,7 @@ func (g *Group) Start(ctx context.Context, id string) error {
 		select {
 		case <-p.ended:
 			delete(g.running, id)
-			return fmt.Errorf("%s does not start: %w: %s", id, p.err, said.String())
+			return fmt.Errorf("%s does not start: %w: %s", id, p.err, p.said.String())
 		case <-ctx.Done():
 			return fmt.Errorf("%s does not answer: %w", id, err)
 		case <-tick.C:
@@ -266,7 +268,8 @@ func (g *Group) Start(ctx context.Context, id string) error {
 	}
 }
 
-// Kill ends a server as a power cut of its process would, with SIGKILL.
+// Kill ends a server with SIGKILL, in the middle of what it does. It fails if
+// the server has ended before by itself.
 func (g *Group) Kill(id string) error {
 	_, err := g.signal(id, syscall.SIGKILL)
 	return err
@@ -300,6 +303,9 @@ func (g *Group) signal(id string, sig syscall.Signal) (status int, err error) {
 	}
 	<-p.ended
 	delete(g.running, id)
+	if text := p.said.String(); text != "" { // a panic, or a data race
+		return 0, fmt.Errorf("%s printed: %s", id, text)
+	}
 	return p.cmd.ProcessState.ExitCode(), nil
 }
 

@@ -89,8 +89,8 @@ func TestValuesThatCannotBeUsed(t *testing.T) {
 		"proxy -bg 0":            "maxBackgroundtasks:must not be 0.",
 		"archive -maxconn 0":     "maxConnections:must not be 0.",
 		"archive -fi 0":          "fsyncIntervalSize:must not be 0.",
-		"archive -vg vg":         "images in LVM are not built in: leave -vg and -tp out and keep images as files (-store files)",
-		"archive -store lvm":     "images in LVM are not built in: leave -vg and -tp out and keep images as files (-store files)",
+		"archive -tp pool":       "bad -tp:pool: a thin pool is in a volume group, which -vg names",
+		"archive -store tape":    "bad -store:tape: expected files or lvm",
 	} {
 		words := strings.Fields(line)
 		d := newDaemon(words[0], "host")
@@ -105,5 +105,26 @@ func TestValuesThatCannotBeUsed(t *testing.T) {
 		require.NoError(t, d.checkCommon(), "without -ka: %s", line)
 		require.NoError(t, d.opts.parse([]string{"-ka"}))
 		assert.EqualError(t, d.checkCommon(), want, line)
+	}
+}
+
+func TestWhatImagesAreKeptIn(t *testing.T) {
+	for line, want := range map[string][2]string{
+		"":                             {"", ""},
+		"-store files":                 {"", ""},
+		"-store lvm":                   {"vg", ""},
+		"-store lvm -tp tp":            {"vg", "tp"},
+		"-vg vg0":                      {"vg0", ""},
+		"-vg vg0 -tp tp":               {"vg0", "tp"},
+		"-store lvm -vg vg0":           {"vg0", ""},
+		"-store files -vg vg0 -tp tp0": {"", ""},
+	} {
+		var d daemon
+		o := d.addStore()
+		require.NoError(t, d.opts.parse(strings.Fields(line)), line)
+		require.NoError(t, o.check(), line)
+		group, pool := o.groupAndPool()
+		assert.Equal(t, want, [2]string{group, pool}, line)
+		assert.Equal(t, line == "-store files -vg vg0 -tp tp0", len(o.warnings()) > 0, line)
 	}
 }

@@ -201,18 +201,16 @@ func archiveDaemon(hostname string) *daemon {
 	syncEvery := d.opts.number("fi", "BYTES", uint64(transfer.DefaultSyncInterval), 1<<62, "written bytes between two checkpoints of a full transfer")
 	autoResize := d.opts.flag("autoresize", "grow the base image when a larger volume comes")
 	cmpr := d.compression()
-	store := d.opts.text("store", "W", "files", "where images are kept; files is the only one there is")
-	group := d.opts.text("vg", "NAME", "", "volume group of images in LVM, which is not built in")
-	pool := d.opts.text("tp", "NAME", "", "thin pool of images in LVM, which is not built in")
-	keepOneCold := d.opts.flag("keep-one-cold-snap", "keep one cold snapshot only; there are none in files")
+	store := d.addStore()
+	keepOneCold := d.opts.flag("keep-one-cold-snap", "keep one cold snapshot only; none are made")
 	maxOpen := d.opts.number("maxopen", "N", 0, math.MaxInt32, "diffs opened together to apply, restore or merge; 0 is 256")
 	maxOpenVirt := d.opts.number("maxopen-virt", "N", 0, math.MaxInt32, "diffs that a scan of a snapshot may need; 0 is no limit")
 	sleepPct := d.opts.number("apply-sleep-pct", "N", 0, math.MaxInt32, "percentage of the time in which an apply rests, 0 to 99")
 	d.opts.ignored("lock-time-th", "SEC", "10")
 
 	d.check = func() error {
-		if *store != "files" || *group != "" || *pool != "" {
-			return errors.New("images in LVM are not built in: leave -vg and -tp out and keep images as files (-store files)")
+		if err := store.check(); err != nil {
+			return err
 		}
 		if *sleepPct > 99 {
 			return fmt.Errorf("pctApplySleep must be within from 0 to 99.:%d", *sleepPct)
@@ -221,14 +219,16 @@ func archiveDaemon(hostname string) *daemon {
 			named{"maxWdiffSendNr", *maxFiles}, named{"fsyncIntervalSize", *syncEvery})
 	}
 	d.warnings = func() []string {
+		list := store.warnings()
 		if discard == wdiff.DiscardIgnore {
-			return []string{"-discard ignore: restored images keep old data in discarded ranges; -discard zero makes them equal to the volume"}
+			list = append(list, "-discard ignore: restored images keep old data in discarded ranges; -discard zero makes them equal to the volume")
 		}
-		return nil
+		return list
 	}
 	d.make = func(l net.Listener, log *slog.Logger) (serving, func() error, error) {
+		group, pool := store.groupAndPool()
 		s, err := archive.New(archive.Config{
-			BaseDir: *d.base, NodeID: *d.id, Listener: l, Discard: discard, MaxFiles: int(*maxFiles),
+			BaseDir: *d.base, NodeID: *d.id, Listener: l, VolumeGroup: group, ThinPool: pool, Discard: discard, MaxFiles: int(*maxFiles),
 			SyncInterval: int64(*syncEvery), AutoResize: *autoResize, Compress: *cmpr,
 			MaxOpen: int(*maxOpen), MaxOpenVirt: int(*maxOpenVirt), ApplySleepPct: int(*sleepPct), KeepOneCold: *keepOneCold,
 			MaxConn: int(*d.maxConn), MaxForeground: int(*d.fg), Wire: d.socket(), Version: versionLine(), Log: log,

@@ -3,6 +3,7 @@ package client
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -70,31 +71,35 @@ func (v *Volume) Size() block.LB { return v.size }
 // ReadAt reads len(p) bytes at off; both are multiples of 512. At the end of
 // the volume it is short, with io.EOF.
 func (v *Volume) ReadAt(p []byte, off int64) (int, error) {
+	if err := v.aligned(off, int64(len(p))); err != nil {
+		return 0, err
+	}
 	short := false
 	if left := v.size.Bytes() - off; int64(len(p)) > left {
 		p, short = p[:max(left, 0)], true
 	}
-	done := 0
-	for done < len(p) {
-		part := p[done:min(len(p), done+wire.MaxIO)]
-		if err := v.do(wire.IORead, off+int64(done), int64(len(part)), part); err != nil {
-			return done, err
-		}
-		done += len(part)
+	done, err := v.each(wire.IORead, p, off)
+	if err == nil && short {
+		err = io.EOF
 	}
-	if short {
-		return done, io.EOF
-	}
-	return done, nil
+	return done, err
 }
 
 // WriteAt writes p at off; both are multiples of 512. On return the log has
-// it: it survives the end of the storage, and a power cut after Flush.
+// it: it survives the end of the storage, and a power cut after Flush. What
+// does not lie inside the volume is refused as a whole, with code Range.
 func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
-	done := 0
+	if err := v.inside(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	return v.each(wire.IOWrite, p, off)
+}
+
+// each reads or writes p in as many requests as it takes.
+func (v *Volume) each(op uint8, p []byte, off int64) (done int, err error) {
 	for done < len(p) {
 		part := p[done:min(len(p), done+wire.MaxIO)]
-		if err := v.do(wire.IOWrite, off+int64(done), int64(len(part)), part); err != nil {
+		if err := v.do(op, off+int64(done), int64(len(part)), part); err != nil {
 			return done, err
 		}
 		done += len(part)
@@ -105,8 +110,37 @@ func (v *Volume) WriteAt(p []byte, off int64) (int, error) {
 // Flush makes everything written before durable.
 func (v *Volume) Flush() error { return v.do(wire.IOFlush, 0, 0, nil) }
 
-// Discard gives up n bytes at off: they read as zeros from then on.
-func (v *Volume) Discard(off, n int64) error { return v.do(wire.IODiscard, off, n, nil) }
+// Discard gives up n bytes at off, both multiples of 512: they read as zeros
+// from then on.
+func (v *Volume) Discard(off, n int64) error {
+	if err := v.inside(off, n); err != nil {
+		return err
+	}
+	return v.do(wire.IODiscard, off, n, nil)
+}
+
+// aligned refuses what is not whole blocks.
+func (v *Volume) aligned(off, n int64) error {
+	if off >= 0 && n >= 0 && off%block.Size == 0 && n%block.Size == 0 {
+		return nil
+	}
+	return v.fail(&walberr.Error{
+		Op: "use", Code: walberr.Usage, Found: fmt.Sprintf("%d bytes at %d", n, off), Expected: fmt.Sprintf("multiples of %d", block.Size),
+	})
+}
+
+// inside refuses what is not whole blocks of the volume.
+func (v *Volume) inside(off, n int64) error {
+	if err := v.aligned(off, n); err != nil {
+		return err
+	}
+	if size := v.size.Bytes(); off > size || n > size-off {
+		return v.fail(&walberr.Error{
+			Op: "use", Code: walberr.Range, Found: fmt.Sprintf("%d bytes at %d", n, off), Expected: fmt.Sprintf("at most up to %d", size),
+		})
+	}
+	return nil
+}
 
 // Close ends the conversation, after the requests that are under way.
 func (v *Volume) Close() error {
@@ -123,9 +157,6 @@ func (v *Volume) Close() error {
 // do sends one request and takes its answer. data is sent by a write and
 // filled by a read.
 func (v *Volume) do(op uint8, off, n int64, data []byte) error {
-	if off < 0 || n < 0 {
-		return v.fail(&walberr.Error{Op: wire.ProtoVolumeIO, Code: walberr.Usage, Found: "negative offset or length"})
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	wire.VolumeIORequest{Op: op, Offset: uint64(off), Length: uint64(n)}.Encode(v.conn.W)

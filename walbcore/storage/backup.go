@@ -82,7 +82,7 @@ func parseBulk(words []string) (block.LB, error) {
 	}
 	size, err := block.ParseSize(words[0])
 	if err != nil {
-		return 0, server.Refusef(walberr.Usage, "Invalid suffix charactor.")
+		return 0, server.Refusef(walberr.Usage, "Invalid suffix charactor.") //nolint:misspell // the original's words
 	}
 	switch {
 	case size < block.Size:
@@ -106,7 +106,7 @@ func (b *backup) run(ctx context.Context, bulk block.LB) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // how the backup ended is known by then
 	b.v.mu.Lock()
 	size := b.v.dev.Size()
 	b.v.mu.Unlock()

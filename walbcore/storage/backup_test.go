@@ -26,6 +26,7 @@ import (
 
 // TestARefusedBackupChangesNothing: the controller learns why.
 func TestARefusedBackupChangesNothing(t *testing.T) {
+	t.Parallel()
 	g := newGroup(t, 1)
 	g.change = func(c *Config) { c.MaxForeground = 1 }
 	g.start(t)
@@ -47,8 +48,8 @@ func TestARefusedBackupChangesNothing(t *testing.T) {
 	require.ErrorContains(t, c.FullBackup(t.Context(), "v0", 0), "backupClient:not accepted by archive:ar0:backupServer:bad state:Clear")
 	unchanged()
 	for bulk, want := range map[string]string{
-		"": "Invalid argument.", "x": "Invalid suffix charactor.", "511": "parseBackupParam:too small size:511",
-		"4097k": "parseBackupParam:too large size:4195328",
+		"": "Invalid argument.", "511": "parseBackupParam:too small size:511", "4097k": "parseBackupParam:too large size:4195328",
+		"x": "Invalid suffix charactor.", //nolint:misspell // the original's words
 	} {
 		err := refusalOf(t, g.rig, wire.ProtoFullBkp, "v0", bulk)
 		assert.Equal(t, want, err, "bulk %q", bulk)
@@ -138,6 +139,7 @@ func (s *stamps) prefix(t *testing.T, image []byte) int {
 // TestABackupUnderWrites: with the diffs up to its end snapshot a backup is
 // what the device held at that moment; with all diffs it is what it holds now.
 func TestABackupUnderWrites(t *testing.T) {
+	t.Parallel()
 	g := newGroup(t, 1)
 	g.options.OnFull = wdev.Block
 	g.logSize = 2 << 20
@@ -219,6 +221,7 @@ func TestABackupUnderWrites(t *testing.T) {
 // TestABrokenBackupIsRepeated: however a backup ends too early, the volume is
 // SyncReady at once, nothing is shipped any more, and the next one succeeds.
 func TestABrokenBackupIsRepeated(t *testing.T) {
+	t.Parallel()
 	for name, play := range map[string]struct {
 		archive func(g *group, a *fakeArchive) // called with the archive's mutex held
 		log     string
@@ -270,6 +273,7 @@ func TestABrokenBackupIsRepeated(t *testing.T) {
 // TestAShipmentDoesNotOutliveItsBackup: a log that a proxy acknowledges after
 // its backup failed says nothing about the log of the next one.
 func TestAShipmentDoesNotOutliveItsBackup(t *testing.T) {
+	t.Parallel()
 	g := newGroup(t, 1)
 	g.start(t)
 	g.write(t, 0, 1<<20)
@@ -312,6 +316,7 @@ func TestAShipmentDoesNotOutliveItsBackup(t *testing.T) {
 
 // TestOverflowEndsABackup: not only at its last step.
 func TestOverflowEndsABackup(t *testing.T) {
+	t.Parallel()
 	g := newGroup(t, 1)
 	g.logSize = 1 << 20
 	g.start(t)
@@ -338,6 +343,7 @@ func TestOverflowEndsABackup(t *testing.T) {
 
 // TestAShutdownEndsABackup: the state on the disk is SyncReady all the time.
 func TestAShutdownEndsABackup(t *testing.T) {
+	t.Parallel()
 	g := newGroup(t, 1)
 	g.start(t)
 	g.write(t, 0, 1<<20)
@@ -405,6 +411,7 @@ func (d imageDisk) ReadAt(p []byte, off int64) (int, error) { return d.img.ReadA
 
 // TestALimitedBackup comes through as every other one.
 func TestALimitedBackup(t *testing.T) {
+	t.Parallel()
 	g := newGroup(t, 1)
 	g.change = func(c *Config) { c.FullScanLBPerSec = 64 * rigVolumeSize }
 	g.start(t)

@@ -18,6 +18,7 @@ import (
 )
 
 func player(t *testing.T, r *rig) *wiretest.Player {
+	t.Helper()
 	return wiretest.New(t, r.addr).MaskTimes().
 		Mask(`baseDir .*`, "baseDir DIR").
 		Mask(`salt [0-9a-f]+`, "salt SALT").
@@ -28,6 +29,7 @@ func player(t *testing.T, r *rig) *wiretest.Player {
 
 // TestRecordedControl plays what the original answered, state by state.
 func TestRecordedControl(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.logSize = (30000 + 10) * block.Size // as at the recording
 	r.proxies = append(r.proxies, wire.Addr{Host: "127.0.0.1", Port: 3})
@@ -56,6 +58,7 @@ func TestRecordedControl(t *testing.T) {
 // TestRecordedTarget plays what the original answered about a volume that is
 // backed up: the device is at the same lsids as the recorded one.
 func TestRecordedTarget(t *testing.T) {
+	t.Parallel()
 	g := newGroup(t, 1)
 	g.rig.proxies = append(g.rig.proxies, wire.Addr{Host: "127.0.0.1", Port: 3})
 	dev := newFakeDevice()
@@ -112,6 +115,7 @@ func uuidOf(t *testing.T, s string) (u meta.UUID) {
 
 // TestRestart: every steady state is there again.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.start(t)
 	c := r.client()

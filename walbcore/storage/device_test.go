@@ -180,7 +180,8 @@ func (d *fakeDevice) NextData(_ context.Context, from block.LB) (block.Range, er
 	return block.Range{Addr: from, Len: d.size - from}, nil
 }
 
-func (d *fakeDevice) WriteAt(context.Context, []byte, int64) error      { return errors.ErrUnsupported }
+func (d *fakeDevice) WriteAt(context.Context, []byte, int64) error { return errors.ErrUnsupported }
+
 func (d *fakeDevice) WriteThrough(context.Context, []byte, int64) error { return errors.ErrUnsupported }
 func (d *fakeDevice) Flush(context.Context) error                       { return nil }
 func (d *fakeDevice) Discard(context.Context, int64, int64) error       { return errors.ErrUnsupported }

@@ -179,11 +179,6 @@ func (p *fakeProxy) refuse(yes bool) {
 	})
 }
 
-func (p *fakeProxy) awaitOffers(t *testing.T, n int) {
-	t.Helper()
-	p.await(t, "an offer", func() bool { return len(p.offers) >= n })
-}
-
 func (p *fakeProxy) awaitTaken(t *testing.T, n int) {
 	t.Helper()
 	p.await(t, "a diff", func() bool { return len(p.taken) >= n })

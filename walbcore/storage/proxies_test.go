@@ -11,6 +11,7 @@ import (
 )
 
 func TestHeartbeat(t *testing.T) {
+	t.Parallel()
 	good := newProxy(t)
 	archive := newArchive(t)
 	now := time.Unix(1700000000, 0)

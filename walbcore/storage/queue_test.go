@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -61,7 +62,7 @@ func TestQueueRefusesDamage(t *testing.T) {
 	assert.Equal(t, sampleRecords(), records)
 	flipped[queueHeaderSize+5] ^= 1
 	_, _, err = decodeQueue("q", flipped)
-	assert.ErrorContains(t, err, "header")
+	require.ErrorContains(t, err, "header")
 	flipped = append([]byte(nil), whole...)
 	flipped[queueRecords+queueRecordHead+3] ^= 1
 	_, _, err = decodeQueue("q", flipped)
@@ -92,8 +93,8 @@ func TestQueueIsDurableAndKeepsOrder(t *testing.T) {
 	_, ok := q.newest()
 	assert.False(t, ok)
 	records := sampleRecords()
-	for i := len(records) - 1; i >= 0; i-- {
-		require.NoError(t, q.push(records[i]))
+	for _, rec := range slices.Backward(records) {
+		require.NoError(t, q.push(rec))
 	}
 	require.NoError(t, q.dropShipped(meta.LsidGid{Lsid: 100, Gid: 1}))
 	q, err = openQueue(vfs.OS{}, path)

@@ -205,6 +205,7 @@ func exhausted(t *testing.T, name string, r *wire.Reader) {
 // TestRecordedProxiesGetTheSameShipments: with the files and the log that the
 // original had, the storage says to a proxy what the original said.
 func TestRecordedProxiesGetTheSameShipments(t *testing.T) {
+	t.Parallel()
 	played := 0
 	for _, r := range recordings(t, wire.ProtoWlogTransfer) {
 		if r.answer != wire.Accept || !bytes.HasSuffix(r.s2c, []byte{0x82, 'w', 'a', 'l', 'b'}) {
@@ -219,7 +220,7 @@ func TestRecordedProxiesGetTheSameShipments(t *testing.T) {
 		if len(want.units) == 0 { // any place will do
 			want.begin, want.end = 5, 5
 		}
-		require.Equal(t, want.begin+meta.Lsid(req.MaxLogPB), want.end, r.name)
+		require.EqualValues(t, req.MaxLogPB, want.end-want.begin, r.name)
 		dev.lsids.Permanent, dev.lsids.Latest = want.end, want.end
 		from := meta.LsidGid{Mergeable: want.diff.Mergeable, Timestamp: 3, Lsid: want.begin, Gid: want.diff.B.B}
 		to := meta.LsidGid{Timestamp: want.diff.Timestamp, Lsid: want.end, Gid: want.diff.E.B}
@@ -295,6 +296,7 @@ func decodeBackup(t *testing.T, name string, said []byte, accepted bool) (b back
 // TestRecordedArchivesGetTheSameBackups: the same for archives, and the
 // controller gets the same words.
 func TestRecordedArchivesGetTheSameBackups(t *testing.T) {
+	t.Parallel()
 	accepted := 0
 	for _, r := range recordings(t, wire.ProtoFullSync) {
 		want, image := decodeBackup(t, r.name, r.c2s, r.answer == wire.Accept)
@@ -335,6 +337,7 @@ func TestRecordedArchivesGetTheSameBackups(t *testing.T) {
 
 // TestRecordedRefusalsOfProxies leave everything as it is.
 func TestRecordedRefusalsOfProxies(t *testing.T) {
+	t.Parallel()
 	refused := 0
 	for _, r := range recordings(t, wire.ProtoWlogTransfer) {
 		if r.answer == wire.Accept {

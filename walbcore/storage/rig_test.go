@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 
 const (
 	rigVolumeSize = 8192 // LB
-	rigLogSize    = 4 << 20
+	rigLogSize    = 2 << 20
 	patience      = 20 * time.Second // for what must happen
 )
 

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -195,8 +196,8 @@ func (s *Server) Addr() net.Addr { return s.core.Addr() }
 func (s *Server) Shutdown() { s.core.Shutdown() }
 
 // Serve runs the server until ctx ends or it is shut down. It is called once.
-func (s *Server) Serve(ctx context.Context) error {
-	defer s.lock.Close()
+func (s *Server) Serve(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, s.lock.Close()) }()
 	watching, end := context.WithCancel(ctx)
 	defer s.watchers.Wait()
 	defer end()

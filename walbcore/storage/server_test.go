@@ -15,6 +15,7 @@ import (
 )
 
 func TestADeviceHasOneVolume(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.start(t)
 	c := r.client()
@@ -47,6 +48,7 @@ func TestADeviceHasOneVolume(t *testing.T) {
 }
 
 func TestForeignDirectoriesAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	require.NoError(t, os.MkdirAll(filepath.Join(r.base, "Documents"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(r.base, "Documents", "thesis.tex"), []byte("dear"), 0o600))

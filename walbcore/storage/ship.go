@@ -188,8 +188,7 @@ func (s *Server) sendShipment(ctx context.Context, v *volume, sh shipment) (meta
 			Begin: sh.from.Lsid, Limit: sh.limit, MaxPB: maxPB(dev, s.cfg.MaxWlogMB), Diff: sh.diff,
 		}, transfer.Options{})
 		_ = conn.Close()
-		var broken *transfer.BrokenLogError
-		if errors.As(err, &broken) {
+		if broken, ok := errors.AsType[*transfer.BrokenLogError](err); ok {
 			s.keepBrokenPack(v, broken)
 		}
 		return reached, err

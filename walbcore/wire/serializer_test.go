@@ -68,6 +68,7 @@ var codecs = map[string]codec{
 	"repl_offer":      message[ReplOffer],
 	"repl_full":       message[ReplFullRequest],
 	"repl_diff":       message[ReplDiffRequest],
+	"volume_io":       message[VolumeIORequest],
 }
 
 type row struct {
@@ -481,6 +482,7 @@ func samples() map[string][]byte {
 		"address":         Marshal(func(w *Writer) { w.Addr(info.Addr) }),
 		"full_repl_state": Marshal(FullReplState{Base: state, Progress: 1 << 21, Timestamp: 1700000100}.Encode),
 		"host_info_bkp":   Marshal(info.Encode),
+		"volume_io":       Marshal(VolumeIORequest{Op: IOWrite, Offset: 1 << 40, Length: MaxIO}.Encode),
 		"hello":           Marshal(Hello{"ctl0", ProtoGet, Version}.Encode),
 		"archive_info":    Marshal(ArchiveInfoRequest{Words: []string{InfoAdd, "vol"}, Name: "a0", Info: info}.Encode),
 		"full_sync":       Marshal(FullSyncRequest{HostStorage, "vol", 200, 1700000000, 16, opt}.Encode),

@@ -4,9 +4,9 @@ import "sync"
 
 // syncStep is how many bytes are written between two syncs of a file that is
 // being received. A sync of one step runs while the next step is written, and
-// must be done when that one is: so at the end at most two steps are not yet
-// durable, and the last sync does not outlast the peer's patience.
-const syncStep = 64 << 20
+// must be done when that one is: so at most two steps are not yet durable, and
+// neither the pause for one sync nor the last one outlasts the peer's patience.
+const syncStep = 16 << 20
 
 // syncer syncs a file beside the writing of it. Its methods are called from
 // one goroutine. wait must be called before the file is closed.

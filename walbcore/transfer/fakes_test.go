@@ -159,6 +159,7 @@ type fakeArchive struct {
 	offerErr  error
 	start     block.LB
 	latest    meta.State
+	stuck     bool // latest stays where it is
 	diffErr   error
 	commitErr error
 
@@ -221,7 +222,7 @@ func (f *fakeFile) Commit(context.Context) error {
 	if f.a.commitErr != nil {
 		return f.a.commitErr
 	}
-	if f.a.diff != nil {
+	if f.a.diff != nil && !f.a.stuck {
 		var err error
 		f.a.latest, err = f.a.latest.EndApplying([]meta.Diff{f.a.diff.Diff})
 		return err

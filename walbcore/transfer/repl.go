@@ -188,6 +188,9 @@ func (r *replSender) rounds(ctx context.Context) error {
 		if err := r.c.R.Err(); err != nil {
 			return err
 		}
+		if r.result.Rounds > 0 && st.B.B <= r.result.Latest.B.B {
+			return violation("repl-sync3", fmt.Sprintf("the destination at %s after it took a diff at %s", st.B, r.result.Latest.B), "a newer snapshot")
+		}
 		r.result.Latest = st
 		more, err := r.decide(st.B)
 		if err != nil || !more {

@@ -243,3 +243,14 @@ func TestAnOversizedStartIsRefused(t *testing.T) {
 	require.Error(t, clientErr)
 	require.ErrorContains(t, serverErr, "start at block 65")
 }
+
+// TestADestinationThatDoesNotMoveOnEndsTheReplication, which would send it the
+// same diff for ever.
+func TestADestinationThatDoesNotMoveOnEndsTheReplication(t *testing.T) {
+	src := &fakeSource{base: meta.NewState(meta.CleanSnap(0), 1), size: 64, store: newStore(t)}
+	addDiff(t, src.store, clean(0, 1, false), sortedFile(t, meta.UUID{1}, 1, 0))
+	a := &fakeArchive{kind: wire.ReplNone, latest: meta.NewState(meta.CleanSnap(0), 1), stuck: true}
+	res, clientErr, _ := replicate(t, ReplParams{Volume: "vol", ByGid: true, Gid: 1, DiffCompress: snappy1, MaxMerge: 1}, src, a, Options{})
+	require.ErrorContains(t, clientErr, "the destination at |0| after it took a diff at |0|")
+	assert.Equal(t, 1, res.Rounds)
+}

@@ -241,9 +241,15 @@ func (s *socket) Write(p []byte) (int, error) {
 		if err := s.arm(s.SetWriteDeadline); err != nil {
 			return done, err
 		}
+		before := unacked(s.Conn)
 		n, err := s.Conn.Write(p[done:min(done+writePiece, len(p))])
 		done += n
 		s.out.Add(uint64(n))
+		if errors.Is(err, os.ErrDeadlineExceeded) && unacked(s.Conn) < before+n {
+			// The peer takes bytes, only so slowly that the system, which waits for
+			// a third of its buffer to be free, did not let us go on in time.
+			continue
+		}
 		if err != nil {
 			return done, writeError(s.why(err))
 		}

@@ -240,11 +240,16 @@ func (s *Server) resetVol(ctx context.Context, r *server.Request, words []string
 // kick looks for proxies again and runs every waiting task now.
 func (s *Server) kick(ctx context.Context, _ *server.Request, _ []string) error {
 	s.proxies.kick(ctx)
+	s.retryNow()
+	return nil
+}
+
+// retryNow runs every waiting task now, those that failed too.
+func (s *Server) retryNow() {
 	for _, v := range s.volumes() {
 		v.setRetry(0)
 	}
 	s.tasks.Kick(nil)
-	return nil
 }
 
 // snapshot takes an explicit snapshot: word volume. The answer is its gid.

@@ -30,13 +30,14 @@ type proxySet struct {
 	clientID string
 	now      func() time.Time
 	due      chan struct{} // tells the heartbeat that checks are wanted now
+	back     func()        // called when a proxy answers again
 
 	mu   sync.Mutex
 	list []proxyState
 }
 
-func newProxySet(addrs []wire.Addr, clientID string, now func() time.Time) *proxySet {
-	p := &proxySet{clientID: clientID, now: now, due: make(chan struct{}, 1)}
+func newProxySet(addrs []wire.Addr, clientID string, now func() time.Time, back func()) *proxySet {
+	p := &proxySet{clientID: clientID, now: now, due: make(chan struct{}, 1), back: back}
 	for _, a := range addrs {
 		p.list = append(p.list, proxyState{addr: a, available: true})
 	}
@@ -100,10 +101,19 @@ func (p *proxySet) check(ctx context.Context, i int) {
 	addr := p.view()[i].addr
 	c := client.New(addr.DialString(), client.Options{ID: p.clientID, Timeout: heartbeatTimeout})
 	kind, err := c.HostType(ctx)
+	if p.note(i, err == nil && kind == wire.HostProxy) {
+		p.back()
+	}
+}
+
+// note takes the outcome of a check, and reports whether the proxy is back.
+func (p *proxySet) note(i int, available bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.list[i].available = err == nil && kind == wire.HostProxy
+	back := available && !p.list[i].available
+	p.list[i].available = available
 	p.list[i].checked = p.now()
+	return back
 }
 
 // kick makes every proxy due for a check. When none is available it checks

@@ -15,7 +15,8 @@ func TestHeartbeat(t *testing.T) {
 	good := newProxy(t)
 	archive := newArchive(t)
 	now := time.Unix(1700000000, 0)
-	p := newProxySet([]wire.Addr{archive.addr, good.addr}, "st0", func() time.Time { return now })
+	back := 0
+	p := newProxySet([]wire.Addr{archive.addr, good.addr}, "st0", func() time.Time { return now }, func() { back++ })
 	assert.Len(t, p.usable(), 2, "available until a check says otherwise")
 	p.check(t.Context(), 0)
 	assert.Equal(t, []wire.Addr{good.addr}, p.usable(), "an archive is no proxy")
@@ -35,4 +36,9 @@ func TestHeartbeat(t *testing.T) {
 	i, wait = p.next()
 	assert.Equal(t, 1, i)
 	assert.LessOrEqual(t, wait, time.Duration(0), "the other one is due")
+	assert.Zero(t, back)
+	for range 2 {
+		p.check(t.Context(), 1)
+		assert.Equal(t, 1, back, "a proxy that answers again is told, once")
+	}
 }

@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"context"
+	"flag"
 	"log/slog"
 	"net"
 	"os"
@@ -29,6 +30,11 @@ func TestMain(m *testing.M) {
 	if spec := os.Getenv(childVariable); spec != "" {
 		runChild(spec)
 		return
+	}
+	// The tests wait far more than they work: for delays that are the subject,
+	// and for disks.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -62,7 +62,7 @@ type Config struct {
 	Proxies []wire.Addr // in order of preference; at least one
 
 	Workers          int           // shipments at a time
-	MaxWlogMB        uint64        // log in one shipment [MiB]
+	MaxWlogMB        uint64        // log in one shipment [MiB]; a pack that is larger is never shipped, and wdev makes some of 1 MiB and a block
 	SnapshotInterval time.Duration // between snapshots that the server takes by itself
 	Delay, MaxDelay  time.Duration // before a failed shipment is tried again: first, and the limit of doubling
 	FullScanLBPerSec block.LB      // limit of backup scans; 0 = none
@@ -169,10 +169,10 @@ func New(cfg Config) (*Server, error) {
 		cfg:     cfg,
 		lock:    lock,
 		tasks:   server.NewQueue[string](),
-		proxies: newProxySet(cfg.Proxies, cfg.NodeID, cfg.Now),
 		vols:    map[string]*volume{},
 		devices: map[string]string{},
 	}
+	s.proxies = newProxySet(cfg.Proxies, cfg.NodeID, cfg.Now, s.retryNow)
 	if err := s.loadAll(); err != nil {
 		_ = lock.Close()
 		return nil, err

@@ -42,9 +42,9 @@ func (sc *scope) bindStop(ctx context.Context, c *wire.Conn) {
 	sc.hold(c.Bind(ctx))
 }
 
-// showProgress shows the progress of a block stream.
+// showProgress shows the progress of a block or hash stream.
 func (sc *scope) showProgress(p transfer.Progress) {
-	if sc.v != nil && p.Phase == transfer.PhaseFull {
+	if sc.v != nil && (p.Phase == transfer.PhaseFull || p.Phase == transfer.PhaseHash) {
 		sc.v.progress.Store(uint64(block.FromBytes(int64(p.Done))))
 	}
 }

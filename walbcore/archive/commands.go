@@ -25,6 +25,8 @@ func (s *Server) register() {
 	s.core.HandleTransfer(wire.ProtoFullSync, s.serveFullBackup)
 	s.core.HandleTransfer(wire.ProtoWdiffTransfer, s.serveWdiff)
 	s.core.HandleTransfer(wire.ProtoReplSync, s.serveRepl)
+	s.core.HandleTransfer(wire.ProtoHashSync, s.serveHashBackup)
+	s.core.HandleTransfer(wire.ProtoGatherLatest, s.serveLatest)
 	s.core.HandleStatus(s.status)
 	s.registerUpkeep()
 	s.registerTargets()

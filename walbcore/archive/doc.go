@@ -10,6 +10,7 @@
 //	archive_uuid     16 bytes: lineage of the base image
 //	*.wdiff          the diffs (package diffstore)
 //	full_repl_state  how far a full replication from another archive had come
+//	resync_*         a resync whose differences have all come (see resync.go)
 //	wb_*, wr_*       base and restored images (package image)
 //	tmpXXXXXX        being written; garbage after a crash
 //

@@ -184,3 +184,15 @@ func (m *memImage) NextData(_ context.Context, from block.LB) (block.Range, erro
 }
 
 func (m *memImage) WriteBack(_, _ int64) {}
+
+// brokenSync is a store whose images cannot be synced.
+type brokenSync struct{ image.Store }
+
+func (s brokenSync) Open(vol string) (image.Image, error) {
+	img, err := s.Store.Open(vol)
+	return unsynced{img}, err
+}
+
+type unsynced struct{ image.Image }
+
+func (unsynced) Sync() error { return errors.New("input/output error") }

@@ -172,7 +172,7 @@ func (s *Server) runReplication(ctx context.Context, r *server.Request, v *volum
 		return err
 	}
 	req.params.ArchiveUUID = v.facts().archiveUUID
-	src := &replSource{v: v, r: r, run: newReplRun(dest, req, s.cfg.Now)}
+	src := &replSource{s: s, v: v, r: r, run: newReplRun(dest, req, s.cfg.Now)}
 	result, err := transfer.SendRepl(ctx, conn, req.params, src, transfer.Options{Progress: src.run.progress})
 	if !r.Replied() {
 		if refusal, ok := errors.AsType[*wire.Refusal](err); ok {
@@ -187,6 +187,7 @@ func (s *Server) runReplication(ctx context.Context, r *server.Request, v *volum
 
 // replSource is the transfer's ReplSource.
 type replSource struct {
+	s   *Server
 	v   *volume
 	r   *server.Request
 	run *replRun
@@ -225,7 +226,7 @@ type replRun struct {
 
 	mu     sync.Mutex
 	status wire.ReplStatus
-	fullLB uint64 // blocks of the full part, once it is over
+	fullLB uint64 // blocks of the full or compared part, once it is over
 	phase  transfer.Phase
 	heard  meta.State // where the destination was when it was heard of last, also in runs before
 	known  bool       // heard is valid
@@ -254,7 +255,7 @@ func (r *replRun) progress(p transfer.Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p.Phase != r.phase {
-		if r.phase == transfer.PhaseFull {
+		if r.phase == transfer.PhaseFull || r.phase == transfer.PhaseHash {
 			r.fullLB = r.status.LBTotal
 		}
 		r.phase = p.Phase
@@ -273,7 +274,7 @@ func (r *replRun) ended(result transfer.ReplResult, err error) {
 	r.status.Ended = r.now().UnixMilli()
 	r.status.BytesSent = result.Sent
 	r.status.Rounds = uint64(result.Rounds)
-	if result.Full {
+	if result.Full || result.Resync {
 		r.status.Rounds++
 	}
 	if result.Latest != (meta.State{}) {

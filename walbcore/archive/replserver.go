@@ -42,11 +42,13 @@ type replDest struct {
 	s    *Server
 	conn *wire.Conn
 	scope
-	offer wire.ReplOffer
-	full  wire.ReplFullRequest
-	start block.LB  // where the full replication begins
-	at    meta.Snap // where we stand, as the source was told
-	diff  wire.ReplDiffRequest
+	offer  wire.ReplOffer
+	full   wire.ReplFullRequest
+	resync wire.ReplResyncRequest
+	hash   wire.ReplHashRequest
+	start  block.LB  // where the full replication begins
+	at     meta.Snap // where we stand, as the source was told
+	diff   wire.ReplDiffRequest
 }
 
 // Accept judges the volume.
@@ -87,14 +89,26 @@ func (d *replDest) Accept(ctx context.Context, name string) error {
 func (d *replDest) Offer(_ context.Context, offer wire.ReplOffer) (uint32, error) {
 	d.offer = offer
 	switch {
-	case d.tx != nil: // the volume is empty
+	case d.tx != nil && offer.Resync && d.hasImage():
+		// Nobody comes in between, as the action runs.
+		d.tx.Rollback()
+		var err error
+		d.tx, err = d.v.sm.Begin("a2aReplSyncServer", fsm.ArchiveSyncReady, fsm.ArchiveResync, fsm.ArchiveArchived)
+		return wire.ReplResync, err
+	case d.tx != nil: // the volume promises nothing
 		return wire.ReplFull, nil
 	case offer.Resync:
-		return 0, transfer.ErrResyncNotAvailable
+		return wire.ReplResync, nil
 	case offer.ArchiveUUID != d.v.facts().archiveUUID:
 		return 0, transfer.ErrResyncNotAllowed
 	}
 	return wire.ReplNone, nil
+}
+
+// hasImage reports whether there is a base image, whatever it holds.
+func (d *replDest) hasImage() bool {
+	_, err := d.v.images.Size(d.v.name)
+	return err == nil
 }
 
 // Full finds where a full replication may go on.
@@ -177,7 +191,7 @@ func (k *fullSink) Commit(context.Context) error {
 
 // Latest begins a round: nothing changes where we stand until its end.
 func (d *replDest) Latest(ctx context.Context) (meta.State, error) {
-	if err := d.beginRound(ctx); err != nil {
+	if err := d.beginMoment(ctx, "runDiffReplServer", fsm.ArchiveReplSyncAsServer, fsm.ArchiveArchived); err != nil {
 		return meta.State{}, err
 	}
 	st := d.v.facts().latest()
@@ -185,14 +199,14 @@ func (d *replDest) Latest(ctx context.Context) (meta.State, error) {
 	return st, nil
 }
 
-// beginRound makes the move to ReplSyncAsServer. It waits a moment for a
-// volume that is receiving a diff.
-func (d *replDest) beginRound(ctx context.Context) error {
+// beginMoment begins a move of an Archived volume. It waits a moment for one
+// that is receiving a diff.
+func (d *replDest) beginMoment(ctx context.Context, name string, via, to fsm.ArchiveState) error {
 	ctx, cancel := context.WithTimeout(ctx, momentLimit)
 	defer cancel()
 	for {
 		_, changed := d.v.sm.Watch()
-		tx, err := d.v.sm.Begin("runDiffReplServer", fsm.ArchiveArchived, fsm.ArchiveReplSyncAsServer, fsm.ArchiveArchived)
+		tx, err := d.v.sm.Begin(name, fsm.ArchiveArchived, via, to)
 		if err == nil {
 			d.tx = tx
 			return nil
@@ -211,12 +225,8 @@ func (d *replDest) beginRound(ctx context.Context) error {
 // Diff judges a diff.
 func (d *replDest) Diff(_ context.Context, req *wire.ReplDiffRequest) error {
 	d.diff = *req
-	size, err := d.s.fit(d.v, req.Size)
-	if err != nil {
+	if err := d.checkSize(req.Size); err != nil {
 		return err
-	}
-	if size < req.Size {
-		return server.Refusef(walberr.BadState, "verifyVolumeSize:volume size is smaller than the received size:%s:%d:%d", d.v.name, req.Size, size)
 	}
 	if !d.at.CanApply(req.Diff) {
 		return server.Refusef(walberr.BadState, "runDiffReplServer:can not apply:%s:%s", d.at, req.Diff)

@@ -202,7 +202,7 @@ func (s *Server) loadOne(name string) error {
 	if !ok {
 		return s.removeRemnant(v)
 	}
-	state, err := v.load()
+	state, err := v.load(s.cfg.Discard)
 	if err != nil {
 		return err
 	}

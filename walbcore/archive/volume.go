@@ -17,6 +17,7 @@ import (
 	"walbsh/walbcore/server"
 	"walbsh/walbcore/vfs"
 	"walbsh/walbcore/walberr"
+	"walbsh/walbcore/wdiff"
 	"walbsh/walbcore/wire"
 )
 
@@ -163,18 +164,15 @@ func (v *volume) saveFresh() error {
 // removeData removes all that was received: what is left is a volume that
 // holds nothing. The file `state` promises nothing, the caller sees to that.
 func (v *volume) removeData() error {
-	// This goes before the image that it speaks of.
+	// These go before the image that they speak of.
 	if err := v.removeFullRepl(); err != nil {
 		return err
 	}
-	gids, err := v.images.Restored(v.name)
-	if err != nil {
+	if err := v.removeResync(); err != nil {
 		return err
 	}
-	for _, gid := range gids {
-		if err := v.images.DeleteRestored(v.name, gid); err != nil {
-			return err
-		}
+	if err := v.removeRestored(); err != nil {
+		return err
 	}
 	if err := v.images.Delete(v.name); err != nil {
 		return err
@@ -207,7 +205,7 @@ func (v *volume) removeDir() (gone bool, err error) {
 }
 
 // load reads a volume that has a state, and removes what a crash left.
-func (v *volume) load() (fsm.ArchiveState, error) {
+func (v *volume) load(discard wdiff.DiscardMode) (fsm.ArchiveState, error) {
 	var stateName string
 	var f facts
 	for _, file := range []struct {
@@ -241,7 +239,10 @@ func (v *volume) load() (fsm.ArchiveState, error) {
 		return 0, err
 	}
 	v.learn(func(kept *facts) { *kept = f })
-	return state, v.recover(state, f)
+	if state, err = v.completeResync(context.Background(), state, discard); err != nil {
+		return 0, err
+	}
+	return state, v.recover(state, v.facts())
 }
 
 func (v *volume) read(name string, decode func(r *wire.Reader)) error {

@@ -228,3 +228,11 @@ func (t *Tx[S]) end(state S) {
 	t.m.tx = nil
 	t.m.enter(state)
 }
+
+// RollbackTo makes Rollback bring the volume to another steady state from now
+// on: when what it was before is no longer so.
+func (t *Tx[S]) RollbackTo(state S) {
+	t.m.mu.Lock()
+	defer t.m.mu.Unlock()
+	t.from = state
+}

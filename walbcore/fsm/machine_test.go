@@ -281,3 +281,21 @@ func TestViewIsACopy(t *testing.T) {
 	assert.Zero(t, m.Running("a0"))
 	assert.Equal(t, View[ProxyState]{State: ProxyStarted, Stop: NotStopping, Running: map[Action]int{}}, m.View())
 }
+
+// TestRollbackTo: what began as Archived ends as something else when it fails.
+func TestRollbackTo(t *testing.T) {
+	m := NewArchive(ArchiveArchived, nil)
+	tx, err := m.Begin("resync", ArchiveArchived, ArchiveStop, ArchiveStopped)
+	require.NoError(t, err)
+	require.NoError(t, tx.Then(ArchiveResetVol, ArchiveSyncReady))
+	require.NoError(t, tx.Then(ArchiveResync, ArchiveArchived))
+	assert.Equal(t, ArchiveResync, m.State())
+	tx.RollbackTo(ArchiveSyncReady)
+	tx.Rollback()
+	assert.Equal(t, ArchiveSyncReady, m.State())
+	tx, err = m.Begin("resync", ArchiveSyncReady, ArchiveResync, ArchiveArchived)
+	require.NoError(t, err)
+	tx.RollbackTo(ArchiveSyncReady)
+	tx.Commit()
+	assert.Equal(t, ArchiveArchived, m.State())
+}

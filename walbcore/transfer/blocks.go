@@ -84,7 +84,7 @@ func (o Options) report(c *wire.Conn, phase Phase, done, total uint64) {
 type Progress struct {
 	Phase Phase
 	// Done and Total count the phase's work in bytes: of the volume in a
-	// block stream (Done is where everything below is sent or written), of
+	// block or hash stream (Done is where everything below is sent, written or compared), of
 	// diff files in a replication's rounds, of log in a log stream. Total is
 	// 0 where it is not known.
 	Done, Total uint64
@@ -97,7 +97,9 @@ type Phase string
 
 // The phases.
 const (
-	PhaseFull Phase = "full" // block stream
-	PhaseDiff Phase = "diff" // pack stream
-	PhaseLog  Phase = "log"  // log stream
+	PhaseFull   Phase = "full"   // block stream
+	PhaseHash   Phase = "hash"   // hash stream
+	PhaseResync Phase = "resync" // hash stream of a resync
+	PhaseDiff   Phase = "diff"   // pack stream
+	PhaseLog    Phase = "log"    // log stream
 )

@@ -1,6 +1,7 @@
 // Package transfer holds the conversations in which servers move data, both
-// sides of each: full backup (storage to archive), log shipping (storage to
-// proxy), diff shipping (proxy to archive) and replication (archive to archive).
+// sides of each: full and hash backup (storage to archive), log shipping
+// (storage to proxy), diff shipping (proxy to archive), replication (archive to
+// archive), and the question for latest snapshots (storage to archive).
 //
 // A role is one function. It starts behind the negotiation, on a [wire.Conn],
 // and returns when the conversation is over. It knows bytes and order, nothing
@@ -12,12 +13,16 @@
 //	function              runs at             peer
 //	SendFullBackup        storage             ServeFullBackup
 //	ServeFullBackup       archive             SendFullBackup
+//	SendHashBackup        storage             ServeHashBackup
+//	ServeHashBackup       archive             SendHashBackup
 //	OfferWlog, SendWlog   storage             ServeWlog
 //	ServeWlog             proxy               SendWlog
 //	SendWdiff             proxy               ServeWdiff
 //	ServeWdiff            archive             SendWdiff
 //	SendRepl              archive (source)    ServeRepl
 //	ServeRepl             archive (dest.)     SendRepl
+//	AskLatest             storage             ServeLatest
+//	ServeLatest           archive             AskLatest
 //
 // # Ending early
 //
@@ -34,7 +39,8 @@
 // ones are sent by the role where the protocol has a place for them.
 //
 // An answer for which the peer has to make something durable first may take a
-// minute; any other silence ends the role after the connection's own limit.
+// minute, and while images are compared a side may be silent for 47 s; any other
+// silence ends the role after the connection's own limit.
 //
 // # Streams
 //
@@ -53,6 +59,18 @@
 // Pack stream (package wdiff, sorted packs that are never marked as the end):
 //
 //	00 | u64 size | pack                          01 end
+//
+// Hash stream (hash backup, resync, hash round): the images of both sides are
+// compared bulk by bulk, both directions run at the same time. Hashes are those
+// of [checksum.Murmur3], one for each bulk in order; the last one may be shorter.
+//
+//	old image -> new    00 | 16 bytes of hash         01 end | 02 it cannot be read
+//	new image -> old    03 for each bulk compared | 00 | u64 size | pack
+//	                    01 end, behind all bulks | 02 the sender failed
+//
+// A record of a pack is one bulk that differs. A pack is sent when it is full,
+// or reaches 256 MiB from its first record, or at the end. Holes of either
+// image are not read: the hash of a zero bulk is computed once.
 //
 // # What may come in
 //

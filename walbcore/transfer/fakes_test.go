@@ -136,6 +136,10 @@ func (s *fakeStorage) ResetLog(context.Context) (meta.UUID, error) {
 	s.call("reset log")
 	return s.uuid, nil
 }
+func (s *fakeStorage) ResetLogAt(_ context.Context, gid meta.Gid) (meta.UUID, error) {
+	s.call("reset log at %d", gid)
+	return s.uuid, nil
+}
 func (s *fakeStorage) Begun(context.Context) error { s.call("begun"); return nil }
 func (s *fakeStorage) Source(context.Context) (BlockSource, error) {
 	s.call("source")
@@ -163,9 +167,12 @@ type fakeArchive struct {
 	diffErr   error
 	commitErr error
 
-	full  *wire.ReplFullRequest
-	diff  *wire.ReplDiffRequest
-	files []*fakeFile
+	full   *wire.ReplFullRequest
+	diff   *wire.ReplDiffRequest
+	resync *wire.ReplResyncRequest
+	files  []*fakeFile
+	end    meta.Snap // of a hash backup
+	from   meta.Snap // its beginning
 }
 
 func (a *fakeArchive) backup() BackupServer { return fakeBackup{a} }
@@ -265,6 +272,68 @@ func (a *fakeArchive) Diff(_ context.Context, req *wire.ReplDiffRequest) error {
 }
 
 func (a *fakeArchive) Stop(context.Context) error { a.call("stop"); return nil }
+
+func (a *fakeArchive) Resync(_ context.Context, req *wire.ReplResyncRequest) error {
+	a.call("resync %s", req.Base.B)
+	a.resync = req
+	return a.diffErr
+}
+
+func (a *fakeArchive) BeginResync(context.Context) (CompareSink, error) {
+	a.call("begin resync")
+	return a.compared(), nil
+}
+
+func (a *fakeArchive) Hash(_ context.Context, req *wire.ReplHashRequest) error {
+	a.call("hash %s", req.Diff)
+	a.diff = &wire.ReplDiffRequest{Diff: req.Diff}
+	return a.diffErr
+}
+
+func (a *fakeArchive) BeginHash(context.Context) (CompareSink, error) {
+	a.call("begin hash")
+	return a.compared(), nil
+}
+
+func (a *fakeArchive) compared() *fakeCompared {
+	f := &fakeFile{a: a}
+	a.files = append(a.files, f)
+	return &fakeCompared{f}
+}
+
+// fakeCompared takes differences to the archive's image in.
+type fakeCompared struct{ *fakeFile }
+
+func (f *fakeCompared) Old() BlockSource { return f.a.img }
+
+func (f *fakeCompared) SetEnd(to meta.Snap) error {
+	f.a.call("end %s", to)
+	f.a.end = to
+	return nil
+}
+
+func (f *fakeCompared) Commit(ctx context.Context) error {
+	if err := f.fakeFile.Commit(ctx); err != nil {
+		return err
+	}
+	if f.a.resync != nil {
+		f.a.latest, f.a.resync = f.a.resync.Base, nil
+	}
+	return nil
+}
+
+// fakeHashBackup is the archive in a hash backup.
+type fakeHashBackup struct{ a *fakeArchive }
+
+func (b fakeHashBackup) Accept(_ context.Context, req *wire.FullSyncRequest) (meta.Snap, error) {
+	b.a.call("accept %s", req.Volume)
+	return b.a.from, b.a.refuse
+}
+
+func (b fakeHashBackup) Begin(_ context.Context, uuid meta.UUID) (HashBackupSink, error) {
+	b.a.call("begin %x", uuid[:2])
+	return b.a.compared(), nil
+}
 
 type fakeFullSink struct {
 	*memImage

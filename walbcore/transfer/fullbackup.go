@@ -126,14 +126,8 @@ func ServeFullBackup(ctx context.Context, c *wire.Conn, reply Reply, s BackupSer
 	if err := reply(wire.Accept); err != nil {
 		return err
 	}
-	restore := c.Patience(ackPatience) // the storage resets its log
-	uuid := c.R.UUID()
-	restore()
-	if err := c.R.Err(); err != nil {
-		return err
-	}
-	c.W.Ack()
-	if err := c.Flush(); err != nil {
+	uuid, err := awaitUUID(c)
+	if err != nil {
 		return err
 	}
 	sink, err := s.Begin(ctx, uuid)
@@ -165,10 +159,8 @@ func receiveBackup(ctx context.Context, c *wire.Conn, sink BackupSink, req *wire
 	if err := c.Flush(); err != nil {
 		return err
 	}
-	restore := c.Patience(ackPatience) // the storage takes a snapshot
-	snap := c.R.Snap()
-	restore()
-	if err := c.R.Err(); err != nil {
+	snap, err := awaitEnd(c)
+	if err != nil {
 		return err
 	}
 	if snap.B != 0 {

@@ -85,10 +85,57 @@ type fuzzRepl struct{ *fuzzServer }
 
 func (s fuzzRepl) Accept(context.Context, string) error { return nil }
 func (s fuzzRepl) Offer(_ context.Context, o wire.ReplOffer) (uint32, error) {
-	if o.Resync {
+	switch {
+	case o.Resync && o.ArchiveUUID[0]&1 == 0:
+		return wire.ReplResync, nil
+	case o.Resync:
 		return wire.ReplNone, nil
 	}
 	return wire.ReplFull, nil
+}
+
+func (s fuzzRepl) Resync(_ context.Context, r *wire.ReplResyncRequest) error {
+	return s.bound(r.Size, r.Bulk)
+}
+func (s fuzzRepl) BeginResync(context.Context) (CompareSink, error) { return s.compared() }
+
+func (s fuzzRepl) Hash(_ context.Context, r *wire.ReplHashRequest) error {
+	return s.bound(r.Size, r.Bulk)
+}
+func (s fuzzRepl) BeginHash(context.Context) (CompareSink, error) { return s.compared() }
+
+func (s fuzzRepl) compared() (CompareSink, error) {
+	s.file.Reset()
+	return fuzzCompared{s}, nil
+}
+
+// zeroImage is one hole.
+type zeroImage block.LB
+
+func (z zeroImage) NextData(context.Context, block.LB) (block.Range, error) {
+	return block.Range{Addr: block.LB(z)}, nil
+}
+
+func (z zeroImage) ReadAt(p []byte, _ int64) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// fuzzCompared has an old image of zeros.
+type fuzzCompared struct{ fuzzRepl }
+
+func (s fuzzCompared) Old() BlockSource       { return zeroImage(s.size) }
+func (s fuzzCompared) SetEnd(meta.Snap) error { return nil }
+
+type fuzzHashBackup struct{ fuzzRepl }
+
+func (s fuzzHashBackup) Accept(_ context.Context, r *wire.FullSyncRequest) (meta.Snap, error) {
+	return meta.CleanSnap(3), s.bound(r.Size, r.Bulk)
+}
+
+func (s fuzzHashBackup) Begin(context.Context, meta.UUID) (HashBackupSink, error) {
+	s.file.Reset()
+	return fuzzCompared{s.fuzzRepl}, nil
 }
 
 func (s fuzzRepl) Full(_ context.Context, r *wire.ReplFullRequest) (block.LB, error) {
@@ -174,12 +221,21 @@ func FuzzServers(f *testing.F) {
 			}
 		}
 	}
+	for _, r := range hashRecordings(f, wire.ProtoReplSync) {
+		f.Add(uint8(3), r.c2s[r.hello:])
+	}
+	for _, r := range hashRecordings(f, wire.ProtoHashSync) {
+		f.Add(uint8(4), r.c2s[r.hello:])
+	}
+	for _, r := range hashRecordings(f, wire.ProtoGatherLatest) {
+		f.Add(uint8(5), r.c2s[r.hello:])
+	}
 	f.Fuzz(func(t *testing.T, which uint8, said []byte) {
 		c := wire.NewConn(t.Context(), scriptConn{said: bytes.NewReader(said)}, wireOptions)
 		defer c.Close()
 		s := &fuzzServer{t: t}
 		reply := func(string) error { return nil }
-		switch which % 4 {
+		switch which % 6 {
 		case 0:
 			_ = ServeFullBackup(t.Context(), c, reply, fuzzBackup{s}, Options{SyncInterval: 1 << 16})
 		case 1:
@@ -188,6 +244,10 @@ func FuzzServers(f *testing.F) {
 			_ = ServeWdiff(t.Context(), c, reply, fuzzWdiff{fuzzRepl{s}}, Options{})
 		case 3:
 			_ = ServeRepl(t.Context(), c, reply, fuzzRepl{s}, Options{SyncInterval: 1 << 16})
+		case 4:
+			_ = ServeHashBackup(t.Context(), c, reply, fuzzHashBackup{fuzzRepl{s}}, Options{})
+		case 5:
+			_ = ServeLatest(t.Context(), c, reply, func(v string) wire.SnapshotInfo { return wire.SnapshotInfo{Volume: v} })
 		}
 	})
 }
@@ -199,13 +259,22 @@ func FuzzClients(f *testing.F) {
 			f.Add(uint8(which), r.s2c[r.ok:])
 		}
 	}
+	for _, r := range hashRecordings(f, wire.ProtoReplSync) {
+		f.Add(uint8(3), r.s2c[r.ok:])
+	}
+	for _, r := range hashRecordings(f, wire.ProtoHashSync) {
+		f.Add(uint8(4), r.s2c[r.ok:])
+	}
+	for _, r := range hashRecordings(f, wire.ProtoGatherLatest) {
+		f.Add(uint8(5), r.s2c[r.ok:])
+	}
 	store := newStore(f)
 	addDiff(f, store, clean(0, 1, false), sortedFile(f, meta.UUID{1}, 1, 0, 10))
 	addDiff(f, store, clean(1, 2, true), sortedFile(f, meta.UUID{1}, 2, 12))
 	f.Fuzz(func(t *testing.T, which uint8, said []byte) {
 		c := wire.NewConn(t.Context(), scriptConn{said: bytes.NewReader(said)}, wireOptions)
 		defer c.Close()
-		switch which % 4 {
+		switch which % 6 {
 		case 0:
 			src := &fakeStorage{img: newImage(40, 3)}
 			_ = SendFullBackup(t.Context(), c, wire.FullSyncRequest{Size: 40, Bulk: 8, Compress: snappy1}, src, Options{})
@@ -220,8 +289,13 @@ func FuzzClients(f *testing.F) {
 			_ = SendWdiff(t.Context(), c, wire.WdiffRequest{Diff: clean(0, 1, false)}, nil, snappy1, Options{})
 		case 3:
 			src := &fakeSource{base: meta.NewState(meta.CleanSnap(0), 1), size: 40, img: newImage(40, 7), store: store}
-			p := ReplParams{Volume: "vol", ByGid: true, Gid: 2, Bulk: 8, FullCompress: snappy1, DiffCompress: snappy1, MaxMerge: 1 << 20}
+			p := ReplParams{Volume: "vol", ByGid: true, Gid: 2, Resync: true, Bulk: 8, FullCompress: snappy1, DiffCompress: snappy1, MaxMerge: 1 << 20}
 			_, _ = SendRepl(t.Context(), c, p, src, Options{})
+		case 4:
+			src := &fakeStorage{img: newImage(40, 3)}
+			_ = SendHashBackup(t.Context(), c, wire.FullSyncRequest{Size: 40, Bulk: 8, Compress: snappy1}, src, Options{})
+		case 5:
+			_, _ = AskLatest(t.Context(), c, []string{"vol", "v0"})
 		}
 	})
 }

@@ -43,7 +43,19 @@ type recording struct {
 // the negotiation.
 func recordings(tb testing.TB, protocol string) []recording {
 	tb.Helper()
-	f, err := os.Open("testdata/recorded.json.gz")
+	return recordingsIn(tb, "testdata/recorded.json.gz", protocol)
+}
+
+// hashRecordings is recordings for conversations in which images are compared,
+// or latest snapshots are asked for.
+func hashRecordings(tb testing.TB, protocol string) []recording {
+	tb.Helper()
+	return recordingsIn(tb, "testdata/recorded-hash.json.gz", protocol)
+}
+
+func recordingsIn(tb testing.TB, path, protocol string) []recording {
+	tb.Helper()
+	f, err := os.Open(path)
 	require.NoError(tb, err)
 	defer f.Close()
 	z, err := gzip.NewReader(f)

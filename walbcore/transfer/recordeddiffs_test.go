@@ -234,8 +234,12 @@ func (s *fakeSource) UUID(context.Context) (meta.UUID, error)    { return s.uuid
 func (s *fakeSource) Size(context.Context) (block.LB, error)     { return s.size, nil }
 func (s *fakeSource) Diffs() *diffstore.Store                    { return s.store }
 func (s *fakeSource) Image(context.Context) (SourceImage, error) { return s, nil }
-func (s *fakeSource) ReadAt(p []byte, off int64) (int, error)    { return s.img.ReadAt(p, off) }
-func (s *fakeSource) Close() error                               { s.call("image closed"); return nil }
+func (s *fakeSource) Snapshot(_ context.Context, at meta.Snap) (SourceImage, error) {
+	s.call("snapshot %s", at)
+	return s, nil
+}
+func (s *fakeSource) ReadAt(p []byte, off int64) (int, error) { return s.img.ReadAt(p, off) }
+func (s *fakeSource) Close() error                            { s.call("image closed"); return nil }
 
 func (s *fakeSource) NextData(ctx context.Context, from block.LB) (block.Range, error) {
 	return s.img.NextData(ctx, from)

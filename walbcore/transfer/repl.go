@@ -26,10 +26,10 @@ type ReplParams struct {
 	SizeMB uint64   // valid iff not ByGid
 
 	ArchiveUUID  meta.UUID    // lineage of our base image
-	Resync       bool         // the destination may overwrite its image by comparison; a destination that wants to makes the replication fail, since this is not available yet
+	Resync       bool         // the destination shall overwrite its image by comparison
 	DontMerge    bool         // send every diff as it is
-	Bulk         block.LB     // of the block stream
-	FullCompress compress.Opt // of the block stream
+	Bulk         block.LB     // of block and hash streams
+	FullCompress compress.Opt // of block and hash streams
 	DiffCompress compress.Opt // of merged diffs
 	MaxMerge     uint64       // bytes of diff files merged for one round; at least one file is sent
 	MaxFiles     int          // files merged for one round; 0 is no limit
@@ -50,6 +50,10 @@ type ReplSource interface {
 	// Image opens the base image, for a full replication. It is closed before
 	// the rounds begin.
 	Image(ctx context.Context) (SourceImage, error)
+	// Snapshot opens the image at any snapshot, that of the base or one that
+	// the diffs lead to, clean or not, to be compared. It is closed before
+	// the next round.
+	Snapshot(ctx context.Context, s meta.Snap) (SourceImage, error)
 	// Diffs is the volume's diffs.
 	Diffs() *diffstore.Store
 }
@@ -63,9 +67,11 @@ type SourceImage interface {
 // ReplResult says what a replication did.
 type ReplResult struct {
 	Full     bool       // the base image was sent
+	Resync   bool       // the destination's image was compared with the base image
 	Start    block.LB   // block from which it was sent; valid iff Full
-	Rounds   int        // diff rounds
-	Diffs    int        // diff files that went into them
+	Rounds   int        // diff and hash rounds
+	Hashed   int        // of these, those in which images were compared
+	Diffs    int        // diff files that went into the others
 	Latest   meta.State // of the destination at the end
 	Sent     uint64     // bytes on the wire, with the negotiation
 	Received uint64
@@ -93,6 +99,7 @@ type replSender struct {
 	o      Options
 	base   meta.State
 	stops  []meta.Gid // rounds end at these gids
+	target meta.State // of the hash round that was decided on
 	sent   uint64     // bytes of diff files that are done
 	result ReplResult
 }
@@ -132,7 +139,12 @@ func (r *replSender) run(ctx context.Context) error {
 			return err
 		}
 	case wire.ReplResync:
-		return ErrResyncNotAvailable
+		if !r.p.Resync {
+			return violation("repl-sync3", "a resync that was not offered", "0 or 2")
+		}
+		if err := r.resync(ctx); err != nil {
+			return err
+		}
 	default:
 		return violation("repl-sync3", fmt.Sprintf("kind of replication %d", kind), "0, 1 or 2")
 	}
@@ -192,23 +204,28 @@ func (r *replSender) rounds(ctx context.Context) error {
 			return violation("repl-sync3", fmt.Sprintf("the destination at %s after it took a diff at %s", st.B, r.result.Latest.B), "a newer snapshot")
 		}
 		r.result.Latest = st
-		more, err := r.decide(st.B)
-		if err != nil || !more {
+		kind, err := r.decide(st.B)
+		if err != nil || kind == wire.RoundStop {
 			r.c.W.U32(wire.RoundStop)
 			if ackErr := awaitAck(r.c); err == nil {
 				return ackErr
 			}
 			return err
 		}
-		if err := r.round(ctx, st.B); err != nil {
+		if kind == wire.RoundHash {
+			err = r.hash(ctx, st.B)
+		} else {
+			err = r.round(ctx, st.B)
+		}
+		if err != nil {
 			return err
 		}
 		r.result.Rounds++
 	}
 }
 
-// decide reports whether the destination, at srv, needs one more round.
-func (r *replSender) decide(srv meta.Snap) (more bool, err error) {
+// decide chooses the round that the destination, at srv, needs.
+func (r *replSender) decide(srv meta.Snap) (round uint32, err error) {
 	var own meta.Snap
 	var todo []meta.Diff
 	r.src.Diffs().View(func(m *meta.Manager) {
@@ -217,25 +234,26 @@ func (r *replSender) decide(srv meta.Snap) (more bool, err error) {
 	})
 	switch {
 	case srv.B >= own.B:
-		return false, nil
+		return wire.RoundStop, nil
 	case srv.B < r.base.B.B:
-		return false, &walberr.Error{
-			Op: "replicate", Server: r.c.Peer(), Volume: r.p.Volume, Code: walberr.TooNewDiff,
-			Found:    fmt.Sprintf("the destination at %s, before the source's base image at %s", srv, r.base.B),
-			Expected: "a destination not older than the base image; comparing images (hash replication) is not available",
-			Hint:     "reset the volume at the destination (stop, reset-vol), then replicate again",
-		}
+		return r.decideHash(srv)
 	case len(todo) == 0:
-		return false, &walberr.Error{
+		return wire.RoundStop, &walberr.Error{
 			Op: "replicate", Server: r.c.Peer(), Volume: r.p.Volume, Code: walberr.TooNewDiff,
 			Found: fmt.Sprintf("no diff of the source leads on from the destination's %s", srv), Expected: "a way to " + own.String(),
-			Hint: "try again; if it stays so, reset the volume at the destination (stop, reset-vol) and replicate again",
+			Hint: "try again; if it stays so, replicate with resync",
 		}
 	case r.p.ByGid:
-		return srv.B < r.p.Gid, nil
+		if srv.B >= r.p.Gid {
+			return wire.RoundStop, nil
+		}
+		return wire.RoundDiff, nil
 	}
 	limit := min(r.p.SizeMB, math.MaxUint64>>20) << 20
-	return limit == 0 || meta.TotalSize(todo) > limit, nil
+	if limit > 0 && meta.TotalSize(todo) <= limit {
+		return wire.RoundStop, nil
+	}
+	return wire.RoundDiff, nil
 }
 
 // round sends one diff: as many as may be merged into one.

@@ -143,14 +143,17 @@ func TestReplicationsThatCannotBe(t *testing.T) {
 		code   walberr.Code
 		server string // text of the server's error; "" is none
 	}{
-		"volume refused":       {base: base, a: &fakeArchive{refuse: errors.New("a2aReplSyncServer:bad state:Clear")}, text: "bad state:Clear", server: "bad state:Clear"},
-		"resync not allowed":   {base: base, a: &fakeArchive{offerErr: ErrResyncNotAllowed}, text: "resync is required but not allowed", server: "lineage"},
-		"resync not available": {base: base, a: &fakeArchive{offerErr: ErrResyncNotAvailable}, text: "resync is required but not available", server: "lineage"},
-		"original wants resync": {
-			base: base, a: &fakeArchive{kind: wire.ReplResync}, text: "lineage", code: walberr.DifferentUUID, server: "Socket",
+		"volume refused":     {base: base, a: &fakeArchive{refuse: errors.New("a2aReplSyncServer:bad state:Clear")}, text: "bad state:Clear", server: "bad state:Clear"},
+		"resync not allowed": {base: base, a: &fakeArchive{offerErr: ErrResyncNotAllowed}, text: "resync is required but not allowed", server: "lineage"},
+		"resync not offered": {
+			base: base, a: &fakeArchive{kind: wire.ReplResync}, text: "a resync that was not offered", code: walberr.Checksum, server: "stream",
+		},
+		"hash diff refused": {
+			base: base, a: &fakeArchive{kind: wire.ReplNone, latest: meta.NewState(meta.CleanSnap(3), 1), diffErr: errors.New("runHashReplServer:diff is not applicable")},
+			text: "diff is not applicable", server: "not applicable",
 		},
 		"base half applied":  {base: applying, a: &fakeArchive{kind: wire.ReplFull}, text: "run apply", code: walberr.BadState, server: "stream"},
-		"destination older":  {base: base, a: &fakeArchive{kind: wire.ReplNone, latest: meta.NewState(meta.CleanSnap(3), 1)}, text: "before the source's base image", code: walberr.TooNewDiff},
+		"no clean snapshot":  {base: meta.NewState(meta.Snap{B: 5, E: 7}, 1), a: &fakeArchive{kind: wire.ReplNone, latest: meta.NewState(meta.CleanSnap(3), 1)}, text: "could not execute hash-repl", code: walberr.TooNewDiff},
 		"destination beside": {base: base, a: &fakeArchive{kind: wire.ReplNone, latest: meta.NewState(meta.CleanSnap(6), 1)}, diffs: []meta.Diff{{B: meta.CleanSnap(5), E: meta.CleanSnap(7), Comp: true}}, text: "no diff of the source leads on", code: walberr.TooNewDiff},
 		"diff refused": {
 			base: base, a: &fakeArchive{kind: wire.ReplNone, latest: base, diffErr: errors.New("runDiffReplServer:can not apply:|5|:|5|-->|6|")},
@@ -177,8 +180,17 @@ func TestReplicationsThatCannotBe(t *testing.T) {
 
 func TestReplServersRefuseWhatIsNotThere(t *testing.T) {
 	for text, speak := range map[string]func(c *wire.Conn){
-		"hash replication is not available": func(c *wire.Conn) { c.R.State(); c.W.U32(wire.RoundHash) },
-		"round 7":                           func(c *wire.Conn) { c.R.State(); c.W.U32(7) },
+		"runHashReplServer:bulkLb is zero": func(c *wire.Conn) {
+			c.R.State()
+			c.W.U32(wire.RoundHash)
+			wire.ReplHashRequest{Size: 1, Diff: clean(5, 6, true), Compress: snappy1}.Encode(c.W)
+		},
+		"runHashReplServer:not a compared diff": func(c *wire.Conn) {
+			c.R.State()
+			c.W.U32(wire.RoundHash)
+			wire.ReplHashRequest{Size: 1, Bulk: 1, Diff: clean(5, 6, true), Compress: snappy1}.Encode(c.W)
+		},
+		"round 7": func(c *wire.Conn) { c.R.State(); c.W.U32(7) },
 		"runDiffReplServer:bad sizeLb:0": func(c *wire.Conn) {
 			c.R.State()
 			c.W.U32(wire.RoundDiff)

@@ -19,10 +19,10 @@ type ReplServer interface {
 	// sent next.
 	Accept(ctx context.Context, volume string) error
 	// Offer decides what has to be done: wire.ReplFull if the volume is
-	// SyncReady, wire.ReplNone if it is Archived and the lineage is ours. A
-	// replication that needs a resync is an error, whose text is sent:
-	// ErrResyncNotAllowed unless the offer allows one, else one that says that
-	// it is not available. wire.ReplResync is never answered.
+	// SyncReady, or wire.ReplResync if a resync is offered and there is an
+	// image; wire.ReplNone if it is Archived and the lineage is ours, or
+	// wire.ReplResync if a resync is offered. A replication that needs a
+	// resync which is not offered is ErrResyncNotAllowed, whose text is sent.
 	Offer(ctx context.Context, offer wire.ReplOffer) (kind uint32, err error)
 	// Full judges the request of a full replication (checked before: size
 	// and bulk are not 0, the bulk is not above MaxBulk, the base is not
@@ -35,6 +35,18 @@ type ReplServer interface {
 	// `archive_uuid` := the offer's, durably; then the image is made (start
 	// 0) or grown and prepared behind start.
 	BeginFull(ctx context.Context) (FullSink, error)
+	// Resync judges the request of a resync (checked before: size and bulk,
+	// the base is not applying). An error is a refusal with its text. On nil
+	// the move to Resync is begun and the lock released. "ok" is sent next.
+	Resync(ctx context.Context, req *wire.ReplResyncRequest) error
+	// BeginResync opens the base image, whatever it is at, to be compared,
+	// and makes a temporary file. Commit of the sink turns the base image
+	// into the one of the request: on its return the image is durable, all
+	// diffs and restored images of the old one are gone, `base`, `uuid`,
+	// `archive_uuid` and `state` = Archived are durable, and the move is
+	// committed. Without it the volume is what it was before. If BeginResync
+	// fails the server rolls the move back when ServeRepl has returned.
+	BeginResync(ctx context.Context) (CompareSink, error)
 	// Latest begins a round: it takes the lock and gives the state behind all
 	// applicable diffs. It is sent to the source, which decides.
 	Latest(ctx context.Context) (meta.State, error)
@@ -47,6 +59,11 @@ type ReplServer interface {
 	// of the request. If it fails, or the connection does before, the server
 	// rolls the move back when ServeRepl has returned.
 	Create(ctx context.Context) (DiffSink, error)
+	// Hash judges a hash round, as Diff does (checked before: size and bulk).
+	// BeginHash is then as Create; it opens the image of Latest as well.
+	// Commit of its sink makes `uuid` durable, behind the diff.
+	Hash(ctx context.Context, req *wire.ReplHashRequest) error
+	BeginHash(ctx context.Context) (CompareSink, error)
 	// Stop: the source ended the rounds. The lock is released; the last ACK
 	// is sent next.
 	Stop(ctx context.Context) error
@@ -72,13 +89,6 @@ type FullSink interface {
 // ErrResyncNotAllowed refuses a replication that would have to overwrite the
 // destination. Its text is the original's.
 var ErrResyncNotAllowed error = &wire.Error{Text: "resync is required but not allowed", Err: errResync("the source does not allow it")}
-
-// ErrResyncNotAvailable refuses a replication that would have to overwrite the
-// destination, which this server cannot do.
-var ErrResyncNotAvailable error = &wire.Error{Text: "resync is required but not available at this server", Err: errResync("it is not available at this server")}
-
-// errHashNotAvailable refuses a hash round.
-var errHashNotAvailable = refusal(walberr.Unavailable, "runHashReplServer:hash replication is not available at this server")
 
 // ServeRepl is the destination's side of repl-sync3. reply sends the first
 // status word.
@@ -112,10 +122,14 @@ func ServeRepl(ctx context.Context, c *wire.Conn, reply Reply, s ReplServer, o O
 	if err := c.Flush(); err != nil {
 		return err
 	}
-	if kind == wire.ReplFull {
-		if err := serveFull(ctx, c, s, o); err != nil {
-			return err
-		}
+	switch kind {
+	case wire.ReplFull:
+		err = serveFull(ctx, c, s, o)
+	case wire.ReplResync:
+		err = serveResync(ctx, c, volume, s, o)
+	}
+	if err != nil {
+		return err
 	}
 	for {
 		more, err := serveRound(ctx, c, volume, s, o)
@@ -161,16 +175,29 @@ func serveFull(ctx context.Context, c *wire.Conn, s ReplServer, o Options) error
 
 func checkFull(req *wire.ReplFullRequest) error {
 	const where = "runFullReplServer"
-	if err := checkSize(where, req.Size); err != nil {
+	if err := checkSizes(where, req.Size, req.Bulk); err != nil {
 		return err
 	}
+	return checkBase(where, req.Base)
+}
+
+// checkSizes judges the sizes in a request of a replication.
+func checkSizes(where string, size, bulk block.LB) error {
 	switch {
-	case req.Bulk == 0:
+	case size == 0 || !size.Valid():
+		return refusal(walberr.Range, "%s:bad sizeLb:%d", where, size)
+	case bulk == 0:
 		return refusal(walberr.Range, "%s:bulkLb is zero", where)
-	case req.Bulk > MaxBulk:
-		return refusal(walberr.Range, "%s:too large bulkLb:%d:%d", where, req.Bulk, MaxBulk)
-	case req.Base.Applying:
-		return refusal(walberr.BadState, "%s:bad metaSt:%s", where, req.Base)
+	case bulk > MaxBulk:
+		return refusal(walberr.Range, "%s:too large bulkLb:%d:%d", where, bulk, MaxBulk)
+	}
+	return nil
+}
+
+// checkBase judges the state that a base image shall be at.
+func checkBase(where string, base meta.State) error {
+	if base.Applying || base.B.B == meta.MaxGid {
+		return refusal(walberr.BadState, "%s:bad metaSt:%s", where, base)
 	}
 	return nil
 }
@@ -211,7 +238,7 @@ func serveRound(ctx context.Context, c *wire.Conn, volume string, s ReplServer, 
 	case wire.RoundDiff:
 		return true, serveDiff(ctx, c, volume, s, o)
 	case wire.RoundHash:
-		return false, refuse(c, errHashNotAvailable)
+		return true, serveHash(ctx, c, volume, s, o)
 	}
 	return false, violation("repl-sync3 of "+volume, fmt.Sprintf("round %d", round), "0, 1 or 2")
 }

@@ -28,14 +28,16 @@ func slotsOf(s BlockStream, workers int) int {
 	return max(2, min(2*workers+2, int(blockMemory/perBulk)))
 }
 
-// outFrame is one frame on its way to the peer, or a run of zero frames.
+// outFrame is one bulk on its way to the peer, or a run of zero bulks.
 type outFrame struct {
+	pos   block.LB // where it begins
 	end   block.LB // of what it stands for
-	data  bool     // raw was read; done tells when it is encoded
-	zeros uint64   // number of zero frames; 0 for a frame of data
+	data  bool     // raw was read; done tells when it is prepared
+	zeros uint64   // number of zero bulks; 0 for one of data
 	raw   []byte
 	out   []byte
 	sum   uint32
+	hash  checksum.Hash // in a hash stream
 	done  chan error
 }
 
@@ -43,6 +45,24 @@ type outFrame struct {
 // compress, the calling one sends in order. It flushes what it sent. Holes of
 // the source are not read.
 func SendBlocks(ctx context.Context, c *wire.Conn, src BlockSource, s BlockStream, o Options) error {
+	encode := func(f *outFrame) error { return f.encode(s.Compress) }
+	err := eachBulk(ctx, c, src, s, encode, func(f *outFrame) error {
+		if err := f.send(c); err != nil {
+			return err
+		}
+		o.report(c, PhaseFull, uint64(f.end.Bytes()), uint64(s.Size.Bytes()))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.Flush()
+}
+
+// eachBulk gives the bulks of a volume to use, in order, on the calling
+// goroutine: another one reads ahead, and some prepare what was read. Whenever
+// it has to wait the peer gets what is buffered.
+func eachBulk(ctx context.Context, c *wire.Conn, src BlockSource, s BlockStream, prepare, use func(f *outFrame) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	workers := workersOf(s.Compress)
 	slots := slotsOf(s, workers)
@@ -64,30 +84,25 @@ func SendBlocks(ctx context.Context, c *wire.Conn, src BlockSource, s BlockStrea
 	for range workers {
 		wg.Go(func() {
 			for f := range work {
-				f.done <- f.encode(s.Compress)
+				f.done <- prepare(f)
 			}
 		})
 	}
 	for {
 		f, ok := next(c, order)
 		if !ok {
-			break
+			return readErr
 		}
 		if f.data {
 			if err := f.await(c); err != nil {
 				return err
 			}
 		}
-		if err := f.send(c); err != nil {
+		if err := use(f); err != nil {
 			return err
 		}
-		o.report(c, PhaseFull, uint64(f.end.Bytes()), uint64(s.Size.Bytes()))
 		free <- f
 	}
-	if readErr != nil {
-		return readErr
-	}
-	return c.Flush()
 }
 
 // next takes the next frame; while there is none the peer gets what is buffered.
@@ -102,7 +117,7 @@ func next(c *wire.Conn, order <-chan *outFrame) (*outFrame, bool) {
 	return f, ok
 }
 
-// await waits until the frame is encoded; while it is not, the peer gets what
+// await waits until the frame is prepared; while it is not, the peer gets what
 // is buffered.
 func (f *outFrame) await(c *wire.Conn) error {
 	select {
@@ -139,14 +154,14 @@ func readBlocks(ctx context.Context, src BlockSource, s BlockStream, free <-chan
 			}
 		}
 		if n := zeroFrames(s, pos, data.Addr); n > 0 {
-			f.data, f.zeros = false, n
+			f.data, f.zeros, f.pos = false, n, pos
 			pos = min(pos+block.LB(n)*s.Bulk, s.Size)
 			f.end = pos
 			order <- f
 			continue
 		}
 		bulk := min(s.Bulk, s.Size-pos)
-		f.data, f.zeros, f.end = true, 0, pos+bulk
+		f.data, f.zeros, f.pos, f.end = true, 0, pos, pos+bulk
 		f.raw = resize(f.raw, int(bulk.Bytes()))
 		if n, err := src.ReadAt(f.raw, pos.Bytes()); n < len(f.raw) {
 			return readError(pos, n, len(f.raw), err)

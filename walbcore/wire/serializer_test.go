@@ -69,6 +69,9 @@ var codecs = map[string]codec{
 	"repl_full":       message[ReplFullRequest],
 	"repl_diff":       message[ReplDiffRequest],
 	"volume_io":       message[VolumeIORequest],
+	"repl_resync":     message[ReplResyncRequest],
+	"repl_hash":       message[ReplHashRequest],
+	"snapshot_info":   message[SnapshotInfo],
 }
 
 type row struct {
@@ -491,6 +494,9 @@ func samples() map[string][]byte {
 		"repl_offer":      Marshal(ReplOffer{uuid, true}.Encode),
 		"repl_full":       Marshal(ReplFullRequest{8192, 128, state, uuid, opt}.Encode),
 		"repl_diff":       Marshal(ReplDiffRequest{8192, uuid, diff}.Encode),
+		"repl_resync":     Marshal(ReplResyncRequest{8192, 128, state, uuid, uuid, opt, 7}.Encode),
+		"repl_hash":       Marshal(ReplHashRequest{8192, 128, diff, uuid, opt, 1 << 31}.Encode),
+		"snapshot_info":   Marshal(SnapshotInfo{"vol", 7, 1700000000, meta.MaxLsid}.Encode),
 	}
 }
 

@@ -102,16 +102,20 @@ const (
 	ProtoStop        = "stop"
 	ProtoKick        = "kick"
 	ProtoFullBkp     = "full-bkp"
+	ProtoHashBkp     = "hash-bkp"
+	ProtoSetFullScan = "set-full-scan-bps"
 	ProtoSnapshot    = "snapshot"
 	ProtoArchiveInfo = "archive-info"
 	ProtoRestore     = "restore"
 	ProtoDelRestored = "del-restored"
 	ProtoReplicate   = "replicate"
 
-	ProtoFullSync      = "dirty-full-sync3" // storage to archive
-	ProtoWlogTransfer  = "wlog-transfer"    // storage to proxy
-	ProtoWdiffTransfer = "wdiff-transfer"   // proxy to archive
-	ProtoReplSync      = "repl-sync3"       // archive to archive
+	ProtoFullSync      = "dirty-full-sync3"   // storage to archive
+	ProtoHashSync      = "dirty-hash-sync2"   // storage to archive
+	ProtoWlogTransfer  = "wlog-transfer"      // storage to proxy
+	ProtoWdiffTransfer = "wdiff-transfer"     // proxy to archive
+	ProtoReplSync      = "repl-sync3"         // archive to archive
+	ProtoGatherLatest  = "gather-latest-snap" // storage to archive
 
 	// ProtoFeatures is our own: it asks which extensions a peer has. An
 	// original refuses it as a bad protocol.

@@ -428,7 +428,7 @@ func TestHostilePackStreamsAreRefused(t *testing.T) {
 		"control byte 3": func(w *wire.Writer) { w.U8(3) },
 		"control byte 9": func(w *wire.Writer) { next(w, len(pack), pack); w.U8(9) },
 		"pack of":        func(w *wire.Writer) { next(w, wdiff.MaxPackSize+1, nil) },
-		"sums to":        func(w *wire.Writer) { p := slices.Clone(pack); p[9]++; next(w, len(p), p) },
+		"with checksum":  func(w *wire.Writer) { p := slices.Clone(pack); p[9]++; next(w, len(p), p) },
 		"do not overlap": func(w *wire.Writer) { next(w, len(pack), pack); next(w, len(pack), pack) },
 		"inside the volume": func(w *wire.Writer) {
 			p, _ := openDiff(t, sortedFile(t, meta.UUID{}, 1, 99)).Packs().Next(nil)

@@ -21,7 +21,9 @@ const (
 
 	recordSize      = 32
 	indexRecordSize = 48
+	indexSumAt      = 44 // offset of an index record's checksum in it
 	superSize       = 24
+	superSumAt      = 20 // offset of the super block's checksum in it
 	recordsAt       = 16 // offset of record 0 in the pack block
 	version         = 2
 	flagEnd         = 1 // pack flag
@@ -95,7 +97,7 @@ func DecodeHeader(name string, p []byte) (Header, error) {
 		return Header{}, corrupt(name, 0, fmt.Sprintf("file header cut short at %d bytes", len(p)), "32 bytes")
 	}
 	p = p[:HeaderSize]
-	if err := checkSum(name, 0, "file header", p); err != nil {
+	if err := checkSum(name, 0, "file header", p, 0); err != nil {
 		return Header{}, err
 	}
 	if v := le.Uint16(p[4:]); v != version {
@@ -115,10 +117,11 @@ func corrupt(name string, off int64, found, expected string) error {
 	return walberr.Corrupt("read "+name, fmt.Sprintf("%s at offset %d", found, off), expected)
 }
 
-// checkSum verifies a structure that contains its own checksum.
-func checkSum(name string, off int64, what string, p []byte) error {
+// checkSum verifies a structure that contains its own checksum, at sumAt in it.
+func checkSum(name string, off int64, what string, p []byte, sumAt int) error {
 	if sum := checksum.Sum(p, 0); sum != 0 {
-		return corrupt(name, off, fmt.Sprintf("%s that sums to %08x", what, sum), "0")
+		stored := le.Uint32(p[sumAt:])
+		return corrupt(name, off, fmt.Sprintf("%s with checksum %08x", what, stored), fmt.Sprintf("%08x", stored+sum))
 	}
 	return nil
 }
@@ -126,10 +129,22 @@ func checkSum(name string, off int64, what string, p []byte) error {
 // checkData verifies stored data against the checksum in their record.
 func checkData(name string, off int64, data []byte, want uint32) error {
 	if sum := checksum.Sum(data, 0); sum != want {
-		return corrupt(name, off, fmt.Sprintf("data of %d bytes with checksum %08x", len(data), sum), fmt.Sprintf("%08x", want))
+		return &DataError{Sum: sum, Err: corrupt(name, off, fmt.Sprintf("data of %d bytes with checksum %08x", len(data), sum), fmt.Sprintf("%08x", want))}
 	}
 	return nil
 }
+
+// DataError says that stored data do not match the checksum in their record.
+type DataError struct {
+	Sum uint32 // of the data
+	Err error  // the full text, with code Checksum
+}
+
+// Error gives the full text.
+func (e *DataError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error with the code.
+func (e *DataError) Unwrap() error { return e.Err }
 
 // checkOrder demands that a record begins at or behind the end of the one before.
 func checkOrder(name string, off int64, addr, blocks, after block.LB) error {

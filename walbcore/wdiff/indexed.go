@@ -20,7 +20,7 @@ func (f *File) openIndex() error {
 	if err := f.read(b[:], f.indexEnd, "index super block"); err != nil {
 		return err
 	}
-	if err := checkSum(f.name, f.indexEnd, "index super block", b[:]); err != nil {
+	if err := checkSum(f.name, f.indexEnd, "index super block", b[:], superSumAt); err != nil {
 		return err
 	}
 	off := le.Uint64(b[0:])
@@ -98,7 +98,7 @@ func decodeIndexRecord(f *File, off int64, b []byte) (Record, error) {
 		return r, nil
 	}
 	// Only normal records are verified: the checksum of the others may be stale.
-	if err := checkSum(f.name, off, "index record", b); err != nil {
+	if err := checkSum(f.name, off, "index record", b, indexSumAt); err != nil {
 		return Record{}, err
 	}
 	data := le.Uint64(b[16:])

@@ -67,7 +67,7 @@ func TestStrictRecordsRefuseWhatReadersPassOver(t *testing.T) {
 		"s-trailing-junk":        "23 bytes behind the end pack",
 		"s-empty-first-pack":     "pack without records",
 		"i-wrong-count":          "super block with 1 index records",
-		"i-stale-discard-record": "index record that sums to",
+		"i-stale-discard-record": "index record with checksum",
 	}
 	for _, v := range loadManifest(t).Negative {
 		name := strings.TrimSuffix(filepath.Base(v.File), ".wdiff")

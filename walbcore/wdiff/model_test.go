@@ -288,7 +288,7 @@ func TestHostilePacksAreRefused(t *testing.T) {
 		size int
 		text string
 	}{
-		"header checksum":     {pack: func() []byte { p := ab(); p[5000-4096+300]++; return p }(), text: "sums to"},
+		"header checksum":     {pack: func() []byte { p := ab(); p[5000-4096+300]++; return p }(), text: "pack header with checksum"},
 		"end flag":            {pack: func() []byte { p := ab(); p[6] = 1; return resum(p) }(), text: "end flag"},
 		"no records":          {pack: resum(make([]byte, PackHeaderSize)), text: "without records"},
 		"128 records":         {pack: func() []byte { p := ab(); p[4] = 128; return resum(p) }(), text: "128 records"},

@@ -32,7 +32,7 @@ type packRecord struct {
 // decode judges the filled block as a whole: checksum, counts and each record
 // by itself. Order and offsets are the caller's. off is where the block lies.
 func (p *packBlock) decode(name string, off int64) error {
-	if err := checkSum(name, off, "pack header", p.b[:]); err != nil {
+	if err := checkSum(name, off, "pack header", p.b[:], 0); err != nil {
 		return err
 	}
 	p.n = int(le.Uint16(p.b[4:]))

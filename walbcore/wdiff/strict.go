@@ -97,7 +97,7 @@ func (s *strictIndex) Next() (Record, error) {
 		return Record{}, err
 	}
 	at, b := c.last()
-	if c.err = checkSum(c.file.name, at, "index record", b); c.err != nil {
+	if c.err = checkSum(c.file.name, at, "index record", b, indexSumAt); c.err != nil {
 		return Record{}, c.err
 	}
 	return r, nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"walbsh/walbcore/block"
+	"walbsh/walbcore/checksum"
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/walberr"
 )
@@ -135,7 +136,7 @@ func (r *Reader) end(why error) error {
 // bytes for a write, nil for padding and discard. The data is checked and
 // valid until the next call. It returns io.EOF at the end of the pack. Data
 // that is cut off or does not match its checksum is an error with code
-// Checksum; the reader can not be used after it.
+// Checksum. The reader can not be used after it, unless it is a [*DataError].
 func (r *Reader) Record() (Record, []byte, error) {
 	if r.next >= len(r.pack.Records) {
 		return Record{}, nil, io.EOF
@@ -150,10 +151,23 @@ func (r *Reader) Record() (Record, []byte, error) {
 	}
 	r.next++
 	if err := rec.VerifyData(r.data, r.Header.Salt); err != nil {
-		return rec, nil, r.located(err, "record data", r.dataAt)
+		return rec, nil, &DataError{Sum: checksum.Sum(r.data[:rec.Size.Bytes()], r.Header.Salt), Err: r.located(err, "record data", r.dataAt)}
 	}
 	return rec, r.data[:int(rec.Size)*block.Size], nil
 }
+
+// DataError says that data of a record do not match its checksum. The reader
+// stands behind them and can go on.
+type DataError struct {
+	Sum uint32 // checksum of the data with the log's salt
+	Err error  // the full text, with code Checksum
+}
+
+// Error gives the full text.
+func (e *DataError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error with the code.
+func (e *DataError) Unwrap() error { return e.Err }
 
 // readData reads n bytes. The buffer grows with what arrives, not with what is
 // announced.

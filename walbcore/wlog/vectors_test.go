@@ -257,8 +257,24 @@ func TestErrorsNameThePlace(t *testing.T) {
 		}
 		require.EqualError(t, err, want, name)
 	}
+	// Behind bad data the reader goes on.
+	raw := load(t, "l-bad-io.wlog")
+	r, err := NewReader("x", bytes.NewReader(raw), 0)
+	require.NoError(t, err)
+	_, err = r.Next()
+	require.NoError(t, err)
+	rec, _, err := r.Record()
+	bad, ok := errors.AsType[*DataError](err)
+	require.True(t, ok)
+	assert.Equal(t, uint32(0x28d9b8c8), bad.Sum)
+	assert.EqualValues(t, 1001, rec.Lsid)
+	rec, data, err := r.Record()
+	require.NoError(t, err)
+	assert.EqualValues(t, 1009, rec.Lsid)
+	assert.Len(t, data, 3*block.Size)
+
 	// The same where the data are passed over.
-	r, err := NewReader("x", bytes.NewReader(load(t, "l-truncated-io.wlog")), 0)
+	r, err = NewReader("x", bytes.NewReader(load(t, "l-truncated-io.wlog")), 0)
 	require.NoError(t, err)
 	_, err = r.Next()
 	require.NoError(t, err)

@@ -51,7 +51,7 @@ var rank = map[string]int{
 	"meta": 1, "fsm": 1, "compress": 1, "vfs": 1,
 	"wdiff": 2, "wlog": 3, "wire": 3,
 	"image": 4, "diffstore": 4, "wdev": 4,
-	"transfer": 5, "client": 5,
+	"transfer": 5, "client": 5, "offline": 5,
 	"server": 6, "plan": 6,
 	"storage": 7, "proxy": 7, "archive": 7, "group": 7,
 	"embed":  8,

@@ -20,6 +20,7 @@ import (
 func player(t *testing.T, r *rig) *wiretest.Player {
 	t.Helper()
 	return wiretest.New(t, r.addr).MaskTimes().
+		Mask(`action WlogSend \d WlogRemove \d`, "action ACTIONS"). // a task may just be looking
 		Mask(`baseDir .*`, "baseDir DIR").
 		Mask(`salt [0-9a-f]+`, "salt SALT").
 		Mask(`timeToNextCheck -?\d+`, "timeToNextCheck N").

@@ -358,9 +358,11 @@ func TestStopWaitsForAShipmentOrBreaksItOff(t *testing.T) {
 func TestAStopThatComesToNothing(t *testing.T) {
 	t.Parallel()
 	g := newGroup(t, 1)
-	g.change = func(c *Config) { c.Wire.Timeout = 300 * time.Millisecond }
 	g.options.CheckpointInterval = time.Hour // nothing else wakes the storage
 	g.started(t)
+	g.stop()
+	g.change = func(c *Config) { c.Wire.Timeout = 300 * time.Millisecond }
+	g.start(t)
 	conn, err := wire.Dial(t.Context(), g.addr, wire.Options{Timeout: 10 * time.Second})
 	require.NoError(t, err)
 	defer conn.Close()

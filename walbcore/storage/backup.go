@@ -147,8 +147,8 @@ func (b *backup) Source(ctx context.Context) (transfer.BlockSource, error) {
 }
 
 // Snapshot marks the point from which the backup is clean.
-func (b *backup) Snapshot(context.Context) (meta.Gid, error) {
-	gid, err := b.takeSnapshot()
+func (b *backup) Snapshot(ctx context.Context) (meta.Gid, error) {
+	gid, err := b.takeSnapshot(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("snapshot at the end of the full backup: %w", err)
 	}
@@ -156,7 +156,10 @@ func (b *backup) Snapshot(context.Context) (meta.Gid, error) {
 	return gid, nil
 }
 
-func (b *backup) takeSnapshot() (meta.Gid, error) {
+func (b *backup) takeSnapshot(ctx context.Context) (meta.Gid, error) {
+	if err := b.v.flush(ctx); err != nil {
+		return 0, err
+	}
 	b.v.mu.Lock()
 	defer b.v.mu.Unlock()
 	return b.v.takeSnapshot(b.s.cfg.MaxWlogMB, b.s.now())

@@ -253,7 +253,7 @@ func (s *Server) retryNow() {
 }
 
 // snapshot takes an explicit snapshot: word volume. The answer is its gid.
-func (s *Server) snapshot(_ context.Context, r *server.Request, words []string) error {
+func (s *Server) snapshot(ctx context.Context, r *server.Request, words []string) error {
 	if err := server.ExactWords("c2sSnapshotServer", words, 1); err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (s *Server) snapshot(_ context.Context, r *server.Request, words []string) 
 	if err != nil {
 		return err
 	}
-	gid, err := s.snapshotOf(v)
+	gid, err := s.snapshotOf(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -276,8 +276,11 @@ func (s *Server) snapshot(_ context.Context, r *server.Request, words []string) 
 
 // snapshotOf takes the snapshot of a command. While mu is held the states
 // that it is allowed in do not lose the files it changes.
-func (s *Server) snapshotOf(v *volume) (meta.Gid, error) {
+func (s *Server) snapshotOf(ctx context.Context, v *volume) (meta.Gid, error) {
 	const name = "c2sSnapshotServer"
+	if err := v.flush(ctx); err != nil {
+		return 0, err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {

@@ -78,13 +78,16 @@ func TestRecordedTarget(t *testing.T) {
 		"storage-start-target-again", "storage-reset-vol-target", "storage-get-is-overflow", "storage-snapshot-1")
 	shipped(2)
 	dev.append(156)
-	p.Play(t, "storage-snapshot-2", "storage-get-latest-snap", "storage-get-latest-snap-vol", "storage-get-log-usage",
+	g.proxies[0].refuse(true) // the recorded device had no permanent log yet
+	p.Play(t, "storage-snapshot-2")
+	g.await(t, fsm.StorageTarget)
+	p.Play(t, "storage-get-latest-snap", "storage-get-latest-snap-vol", "storage-get-log-usage",
 		"storage-get-log-usage-vol", "storage-status-vol-after-snap")
-	dev.permanent()
+	g.proxies[0].refuse(false)
+	require.NoError(t, g.client().Kick(t.Context(), "", ""))
 	shipped(3)
 	dev.append(109)
 	p.Play(t, "storage-snapshot-3")
-	dev.permanent()
 	shipped(4)
 	dev.checkpoint()
 	p.Play(t, "storage-snapshot-4")

@@ -183,7 +183,7 @@ func (d *fakeDevice) NextData(_ context.Context, from block.LB) (block.Range, er
 func (d *fakeDevice) WriteAt(context.Context, []byte, int64) error { return errors.ErrUnsupported }
 
 func (d *fakeDevice) WriteThrough(context.Context, []byte, int64) error { return errors.ErrUnsupported }
-func (d *fakeDevice) Flush(context.Context) error                       { return nil }
+func (d *fakeDevice) Flush(context.Context) error                       { d.permanent(); return nil }
 func (d *fakeDevice) Discard(context.Context, int64, int64) error       { return errors.ErrUnsupported }
 
 // fakeDevices are devices by path.

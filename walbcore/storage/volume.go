@@ -188,13 +188,27 @@ func (v *volume) resetLog(ctx context.Context, gid meta.Gid, now uint64) (meta.U
 	return uuid, v.saveState(fsm.StorageSyncReady)
 }
 
-// takeSnapshot takes an explicit snapshot at the end of the log and gives its
-// gid; durable on return. The caller holds mu.
+// flush makes everything that was acknowledged to writers permanent.
+func (v *volume) flush(ctx context.Context) error {
+	v.mu.Lock()
+	dev := v.dev
+	v.mu.Unlock()
+	if dev == nil {
+		return nil
+	}
+	return dev.Flush(ctx)
+}
+
+// takeSnapshot takes an explicit snapshot at the end of the permanent log and
+// gives its gid; durable on return. The caller has called flush, so that this
+// is behind all that was acknowledged before: a snapshot must not be promised
+// of log that a power cut may still take, nor lie inside a pack of what is
+// written in its place. The caller holds mu.
 func (v *volume) takeSnapshot(maxWlogMB, now uint64) (meta.Gid, error) {
 	if v.dev.Overflowed() {
 		return 0, server.Refusef(walberr.BadState, "takeSnapshotDetail:wlog overflow:%s", v.path)
 	}
-	rec, err := snapshotAfter(v.latest(), v.dev.Lsids().Latest, maxPB(v.dev, maxWlogMB), false, now)
+	rec, err := snapshotAfter(v.latest(), v.dev.Lsids().Permanent, maxPB(v.dev, maxWlogMB), false, now)
 	if err != nil {
 		return 0, err
 	}

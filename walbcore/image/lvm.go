@@ -157,7 +157,7 @@ func (s *LVM) lookup(c catalog, op, vol, name string) (*logicalVolume, error) {
 	return nil, e
 }
 
-// open opens the device of a volume; one that is not active becomes so.
+// open opens a volume that this store may use.
 func (s *LVM) open(op, vol, name string) (*device, error) {
 	c, err := s.list()
 	if err != nil {
@@ -166,6 +166,12 @@ func (s *LVM) open(op, vol, name string) (*device, error) {
 	if _, err := s.lookup(c, op, vol, name); err != nil {
 		return nil, err
 	}
+	return s.openNode(name)
+}
+
+// openNode opens the device of a volume that is there; one that is not active
+// becomes so.
+func (s *LVM) openNode(name string) (*device, error) {
 	dev, err := openDevice(s.node(name), s.chunk)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return dev, err
@@ -264,7 +270,7 @@ func (s *LVM) make(op, vol, name string, n int64, words []string) (*device, erro
 	_, err := s.run(words...)
 	var dev *device
 	if err == nil {
-		dev, err = s.open(op, vol, name)
+		dev, err = s.openNode(name)
 	}
 	if err == nil && dev.size.Bytes() != n {
 		err = &walberr.Error{
@@ -286,6 +292,10 @@ func (s *LVM) remove(op, vol, name string) (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	return s.removeListed(c, op, vol, name)
+}
+
+func (s *LVM) removeListed(c catalog, op, vol, name string) (found bool, err error) {
 	if v := c.find(name); v == nil || !s.owns(v) {
 		return false, nil
 	}
@@ -383,7 +393,7 @@ func (s *LVM) zeroTail(op, vol string, v *logicalVolume) error {
 				Hint: "if nothing behind the end of the volume is of use, remove the tag: lvchange --deltag",
 			}
 		}
-		dev, err := s.open(op, vol, v.Name)
+		dev, err := s.openNode(v.Name)
 		if err != nil {
 			return err
 		}
@@ -410,24 +420,25 @@ func (s *LVM) BeginRestore(ctx context.Context, vol string, gid meta.Gid) (Image
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := s.AbortRestore(vol, gid); err != nil {
-		return nil, err
-	}
 	c, err := s.list()
 	if err != nil {
 		return nil, err
 	}
-	if name := restoredName(vol, gid); c.find(name) != nil {
+	name := restoredName(vol, gid)
+	if c.find(name) != nil {
 		return nil, s.exists(op, vol, name)
+	}
+	name += tmpSuffix
+	if _, err := s.removeListed(c, op, vol, name); err != nil {
+		return nil, err
 	}
 	base, err := s.lookup(c, op, vol, baseName(vol))
 	if err != nil {
 		return nil, err
 	}
-	if err := s.settle(op, vol); err != nil {
+	if err := s.settle(base.Name); err != nil {
 		return nil, err
 	}
-	name := restoredName(vol, gid) + tmpSuffix
 	words := []string{"lvcreate", "--yes", "--snapshot", "--name", name}
 	if s.pool == "" {
 		words = append(words, "--size", bytesWord(s.extents(base.Size/5*6)))
@@ -437,10 +448,10 @@ func (s *LVM) BeginRestore(ctx context.Context, vol string, gid meta.Gid) (Image
 	return asImage(s.make(op, vol, name, base.Size, append(words, s.full(base.Name))))
 }
 
-// settle brings what was written to the base image from the page cache to the
-// device, which is what a snapshot is taken of.
-func (s *LVM) settle(op, vol string) error {
-	dev, err := s.open(op, vol, baseName(vol))
+// settle brings what was written to a volume from the page cache to the device,
+// which is what a snapshot is taken of.
+func (s *LVM) settle(name string) error {
+	dev, err := s.openNode(name)
 	if err != nil {
 		return err
 	}
@@ -537,7 +548,7 @@ func (s *LVM) RemoveLeftovers(vol string) (int, error) {
 	}
 	gids := s.restored(c, vol, tmpSuffix)
 	for i, gid := range gids {
-		if err := s.AbortRestore(vol, gid); err != nil {
+		if _, err := s.removeListed(c, op, vol, restoredName(vol, gid)+tmpSuffix); err != nil {
 			return i, err
 		}
 	}

@@ -72,7 +72,7 @@ func storageDaemon(hostname string) *daemon {
 	snapshots := d.opts.seconds("snapintvl", 10, "between snapshots that the server takes by itself")
 	delays := d.addDelays()
 	fullScan := d.opts.number("fst", "BYTES/S", 0, 1<<62, "limit of full scans; 0 is none")
-	d.opts.ignored("tsdintvl", "SEC", "60")
+	tsDelta := d.opts.seconds("tsdintvl", 60, "between questions to the archive where it is with the volumes")
 	cmpr := d.compression()
 	devices := d.opts.text("wdev", "DIR", "", "directory of walb devices; see walbsh wdev")
 	onFull := d.opts.text("onfull", "W", "overflow", "overflow or block: what writers do when the log is full")
@@ -83,7 +83,7 @@ func storageDaemon(hostname string) *daemon {
 			return fmt.Errorf("bad -onfull:%s: expected overflow or block", *onFull)
 		}
 		return notZero(named{"maxConnections", *d.maxConn}, named{"maxForegroundTasks", *d.fg},
-			named{"maxBackgroundTasks", *workers}, named{"maxWlogSendMb", *maxLog}, named{"implicitSnapshotIntervalSec", *snapshots})
+			named{"maxBackgroundTasks", *workers}, named{"maxWlogSendMb", *maxLog}, named{"implicitSnapshotIntervalSec", *snapshots}, named{"tsDeltaGetterIntervalSec", *tsDelta})
 	}
 	d.warnings = func() []string {
 		list := delays.warnings()
@@ -99,6 +99,7 @@ func storageDaemon(hostname string) *daemon {
 		c := storage.Config{
 			BaseDir: *d.base, NodeID: *d.id, Listener: l,
 			Workers: int(*workers), MaxWlogMB: *maxLog, SnapshotInterval: time.Duration(*snapshots) * time.Second,
+			TsDeltaInterval:  time.Duration(*tsDelta) * time.Second,
 			FullScanLBPerSec: block.LB(*fullScan / block.Size), Compress: *cmpr, VolumeIO: *volumeIO,
 			MaxConn: int(*d.maxConn), MaxForeground: int(*d.fg), Wire: d.socket(), Version: versionLine(), Log: log,
 		}

@@ -116,11 +116,33 @@ func (c *Client) Kick(ctx context.Context, vol, archive string) error {
 // archive. Bulk is the size of the transferred pieces in bytes, 512 to 4 MiB;
 // 0 is the server's default.
 func (c *Client) FullBackup(ctx context.Context, vol string, bulk int64) error {
-	var more []string
-	if bulk != 0 {
-		more = []string{strconv.FormatInt(bulk, 10)}
+	return c.simple(ctx, wire.ProtoFullBkp, vol, wire.Accept, sizeGiven(bulk)...)
+}
+
+// HashBackup begins a hash backup of a SyncReady volume from a storage to its
+// archive, which has the volume: what differs from the archive's latest image
+// is sent. Bulk is the size of the compared pieces, as in [Client.FullBackup].
+func (c *Client) HashBackup(ctx context.Context, vol string, bulk int64) error {
+	return c.simple(ctx, wire.ProtoHashBkp, vol, wire.Accept, sizeGiven(bulk)...)
+}
+
+// SetFullScanBps limits how fast a storage reads volumes for full and hash
+// backups, in bytes per second; 0 is no limit. It holds for backups that run,
+// too, until the server ends.
+func (c *Client) SetFullScanBps(ctx context.Context, bps int64) error {
+	cmd := command{name: wire.ProtoSetFullScan, status: wire.OK, body: words(strconv.FormatInt(bps, 10))}
+	if bps < 0 {
+		return c.usage(cmd, fmt.Errorf("%d bytes per second", bps))
 	}
-	return c.simple(ctx, wire.ProtoFullBkp, vol, wire.Accept, more...)
+	return c.once(ctx, cmd)
+}
+
+// sizeGiven is the list of a size in bytes that may be left out as 0.
+func sizeGiven(size int64) []string {
+	if size == 0 {
+		return nil
+	}
+	return []string{strconv.FormatInt(size, 10)}
 }
 
 // Snapshot takes an explicit snapshot at a storage and answers its gid. It is

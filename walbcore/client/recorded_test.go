@@ -160,6 +160,12 @@ func call(ctx context.Context, c *Client, argv []string) (string, error) {
 	case wire.ProtoFullBkp:
 		n, _ := strconv.ParseInt(a[1], 10, 64)
 		return "", c.FullBackup(ctx, a[0], n)
+	case wire.ProtoHashBkp:
+		n, _ := strconv.ParseInt(a[1], 10, 64)
+		return "", c.HashBackup(ctx, a[0], n)
+	case wire.ProtoSetFullScan:
+		n, _ := block.ParseSize(a[0])
+		return "", c.SetFullScanBps(ctx, n)
 	case wire.ProtoSnapshot:
 		gid, err := c.Snapshot(ctx, a[0])
 		return gid.String() + "\n", err

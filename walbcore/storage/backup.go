@@ -16,9 +16,41 @@ import (
 	"walbsh/walbcore/wire"
 )
 
-// fullBackup copies a volume to the archive, and ships its log from then on:
-// words volume and bulk size. It answers when the archive has accepted.
-func (s *Server) fullBackup(ctx context.Context, r *server.Request, words []string) error {
+// backupKind is what tells one kind of backup from the other.
+type backupKind struct {
+	command  string // as the log names it
+	protocol string
+	via      fsm.StorageState
+	send     func(ctx context.Context, c *wire.Conn, req wire.FullSyncRequest, b *backup) error
+}
+
+// fullKind copies the whole volume, and begins a chain of diffs at gid 0.
+var fullKind = backupKind{
+	command: "full-bkp", protocol: wire.ProtoFullSync, via: fsm.StorageFullSync,
+	send: func(ctx context.Context, c *wire.Conn, req wire.FullSyncRequest, b *backup) error {
+		return transfer.SendFullBackup(ctx, c, req, b, transfer.Options{})
+	},
+}
+
+// hashKind sends what differs from the archive's latest image, and goes on
+// with the chain that is there.
+var hashKind = backupKind{
+	command: "hash-bkp", protocol: wire.ProtoHashSync, via: fsm.StorageHashSync,
+	send: func(ctx context.Context, c *wire.Conn, req wire.FullSyncRequest, b *backup) error {
+		return transfer.SendHashBackup(ctx, c, req, b, transfer.Options{})
+	},
+}
+
+// backup makes the command for a kind of backup, which brings a volume to the
+// archive, and ships its log from then on: words volume and bulk size. It
+// answers when the archive has accepted.
+func (s *Server) backup(kind backupKind) func(context.Context, *server.Request, []string) error {
+	return func(ctx context.Context, r *server.Request, words []string) error {
+		return s.backUp(ctx, r, words, kind)
+	}
+}
+
+func (s *Server) backUp(ctx context.Context, r *server.Request, words []string, kind backupKind) error {
 	const name = "backupClient"
 	if err := server.RequireWords(words, 1); err != nil {
 		return err
@@ -41,12 +73,12 @@ func (s *Server) fullBackup(ctx context.Context, r *server.Request, words []stri
 	if err := v.sm.VerifyStop(name, v.name, fsm.NotStopping); err != nil {
 		return err
 	}
-	tx, err := v.sm.Begin(name, fsm.StorageSyncReady, fsm.StorageFullSync, fsm.StorageStopped)
+	tx, err := v.sm.Begin(name, fsm.StorageSyncReady, kind.via, fsm.StorageStopped)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	b := &backup{s: s, v: v, r: r, watch: func() { s.watch(ctx, v) }}
+	b := &backup{s: s, v: v, r: r, kind: kind, watch: func() { s.watch(ctx, v) }}
 	err = b.run(breakable, bulk)
 	if err == nil {
 		err = tx.Then(fsm.StorageStartTarget, fsm.StorageTarget)
@@ -60,7 +92,7 @@ func (s *Server) fullBackup(ctx context.Context, r *server.Request, words []stri
 	}
 	tx.Commit()
 	s.tasks.PushForce(v.name, 0)
-	r.Log.Info("full-bkp succeeded:" + v.name)
+	r.Log.Info(kind.command + " succeeded:" + v.name)
 	return nil
 }
 
@@ -93,16 +125,18 @@ func parseBulk(words []string) (block.LB, error) {
 	return block.FromBytes(size), nil
 }
 
-// backup is one full backup on its way. It is the transfer's BackupSource.
+// backup is one backup on its way. It is the transfer's BackupSource and
+// HashBackupSource.
 type backup struct {
 	s     *Server
 	v     *volume
 	r     *server.Request
+	kind  backupKind
 	watch func() // watches the device as long as the server runs
 }
 
 func (b *backup) run(ctx context.Context, bulk block.LB) error {
-	conn, err := b.s.dial(ctx, b.s.cfg.Archive, wire.ProtoFullSync)
+	conn, err := b.s.dial(ctx, b.s.cfg.Archive, b.kind.protocol)
 	if err != nil {
 		return err
 	}
@@ -114,7 +148,7 @@ func (b *backup) run(ctx context.Context, bulk block.LB) error {
 		HostType: wire.HostStorage, Volume: b.v.name, Size: size, Timestamp: b.s.now(),
 		Bulk: bulk, Compress: b.s.cfg.Compress,
 	}
-	err = transfer.SendFullBackup(ctx, conn, req, b, transfer.Options{})
+	err = b.kind.send(ctx, conn, req, b)
 	var refusal *wire.Refusal
 	if errors.As(err, &refusal) && !b.r.Replied() {
 		return server.Refusef(walberr.BadState, "backupClient:not accepted by archive:%s:%s", refusal.Server, refusal.Text)
@@ -126,8 +160,11 @@ func (b *backup) run(ctx context.Context, bulk block.LB) error {
 func (b *backup) Accepted(context.Context) error { return b.r.Accept() }
 
 // ResetLog begins the log life that belongs to this backup.
-func (b *backup) ResetLog(ctx context.Context) (meta.UUID, error) {
-	return b.v.resetLog(ctx, 0, b.s.now())
+func (b *backup) ResetLog(ctx context.Context) (meta.UUID, error) { return b.ResetLogAt(ctx, 0) }
+
+// ResetLogAt begins it at a gid.
+func (b *backup) ResetLogAt(ctx context.Context, gid meta.Gid) (meta.UUID, error) {
+	return b.v.resetLog(ctx, gid, b.s.now())
 }
 
 // Begun starts to ship what is written while the volume is scanned.
@@ -140,17 +177,14 @@ func (b *backup) Begun(context.Context) error {
 func (b *backup) Source(ctx context.Context) (transfer.BlockSource, error) {
 	b.v.mu.Lock()
 	defer b.v.mu.Unlock()
-	if b.s.cfg.FullScanLBPerSec == 0 {
-		return b.v.dev, nil
-	}
-	return &throttled{Disk: b.v.dev, limit: b.s.cfg.FullScanLBPerSec, now: b.s.cfg.Now, stopped: ctx.Done()}, nil
+	return &throttled{Disk: b.v.dev, limit: b.s.fullScan, now: b.s.cfg.Now, stopped: ctx.Done()}, nil
 }
 
 // Snapshot marks the point from which the backup is clean.
 func (b *backup) Snapshot(ctx context.Context) (meta.Gid, error) {
 	gid, err := b.takeSnapshot(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("snapshot at the end of the full backup: %w", err)
+		return 0, fmt.Errorf("snapshot at the end of the backup: %w", err)
 	}
 	b.s.tasks.PushForce(b.v.name, 0)
 	return gid, nil
@@ -172,7 +206,7 @@ const maxScanPause = time.Second
 // throttled is a device that is read no faster than a limit.
 type throttled struct {
 	wdev.Disk
-	limit   block.LB // per second
+	limit   func() block.LB // per second, 0 is none; asked for every read
 	now     func() time.Time
 	stopped <-chan struct{} // closed when the backup gives up
 
@@ -182,7 +216,10 @@ type throttled struct {
 // ReadAt reads when its turn has come, or at once when nobody wants the
 // result. It is called from one goroutine.
 func (t *throttled) ReadAt(p []byte, off int64) (int, error) {
-	now := t.now()
+	limit, now := t.limit(), t.now()
+	if limit == 0 {
+		return t.Disk.ReadAt(p, off)
+	}
 	pause := min(t.ready.Sub(now), maxScanPause)
 	if pause > 0 {
 		turn := time.NewTimer(pause)
@@ -194,6 +231,6 @@ func (t *throttled) ReadAt(p []byte, off int64) (int, error) {
 		now = now.Add(pause)
 	}
 	n := float64(block.CeilBytes(int64(len(p))))
-	t.ready = now.Add(time.Duration(n / float64(t.limit) * float64(time.Second)))
+	t.ready = now.Add(time.Duration(n / float64(limit) * float64(time.Second)))
 	return t.Disk.ReadAt(p, off)
 }

@@ -376,7 +376,7 @@ func TestScanLimit(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			disk := &memImage{data: noise(8 * 256 * block.Size)}
-			s := &throttled{Disk: imageDisk{img: disk}, limit: c.limit, now: time.Now, stopped: make(chan struct{})}
+			s := &throttled{Disk: imageDisk{img: disk}, limit: func() block.LB { return c.limit }, now: time.Now, stopped: make(chan struct{})}
 			begin := time.Now()
 			p := make([]byte, 256*block.Size)
 			for i := range int64(8) {
@@ -391,7 +391,7 @@ func TestScanLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stopped := make(chan struct{})
 		close(stopped)
-		s := &throttled{Disk: imageDisk{img: &memImage{data: noise(1 << 20)}}, limit: 1, now: time.Now, stopped: stopped}
+		s := &throttled{Disk: imageDisk{img: &memImage{data: noise(1 << 20)}}, limit: func() block.LB { return 1 }, now: time.Now, stopped: stopped}
 		begin := time.Now()
 		for range 10 {
 			_, err := s.ReadAt(make([]byte, 1<<20), 0)

@@ -21,7 +21,9 @@ func (s *Server) register() {
 	s.core.HandleCommand(wire.ProtoStart, s.start)
 	s.core.HandleCommand(wire.ProtoStop, s.stop)
 	s.core.HandleCommand(wire.ProtoKick, s.kick)
-	s.core.HandleCommand(wire.ProtoFullBkp, s.fullBackup)
+	s.core.HandleCommand(wire.ProtoFullBkp, s.backup(fullKind))
+	s.core.HandleCommand(wire.ProtoHashBkp, s.backup(hashKind))
+	s.core.HandleCommand(wire.ProtoSetFullScan, s.setFullScan)
 	s.core.HandleCommand(wire.ProtoSnapshot, s.snapshot)
 	s.core.HandleStatus(s.status)
 	s.registerTargets()
@@ -29,6 +31,7 @@ func (s *Server) register() {
 		s.core.HandleExtension(wire.ProtoVolumeIO, s.volumeIO)
 	}
 	s.core.Background(s.proxies.run)
+	s.core.Background(s.keepGathering)
 	s.core.Background(func(ctx context.Context) error {
 		return s.tasks.Run(ctx, s.cfg.Workers, s.runTask)
 	})

@@ -33,7 +33,7 @@
 // which may be taken under mu, as may that of the task queue.
 //
 // A task counts as an action. While one runs, the volume does not leave Target,
-// FullSync or Standby and its log is not reset: a stop and the end of a failed
+// FullSync, HashSync or Standby and its log is not reset: a stop and the end of a failed
 // backup wait for it, or break it off. A task looks at the state after it has
 // begun to count, so it never works on a volume that was taken away. Whatever
 // keeps a task from running (another one, a stop) calls Server.wake at its end:

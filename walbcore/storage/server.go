@@ -39,6 +39,7 @@ const (
 	DefaultWorkers          = 1
 	DefaultMaxWlogMB        = 128
 	DefaultSnapshotInterval = 10 * time.Second
+	DefaultTsDeltaInterval  = 60 * time.Second
 	DefaultDelay            = 1 * time.Second
 	DefaultMaxDelay         = 300 * time.Second
 )
@@ -65,7 +66,8 @@ type Config struct {
 	MaxWlogMB        uint64        // log in one shipment [MiB]; a pack that is larger is never shipped, and wdev makes some of 1 MiB and a block
 	SnapshotInterval time.Duration // between snapshots that the server takes by itself
 	Delay, MaxDelay  time.Duration // before a failed shipment is tried again: first, and the limit of doubling
-	FullScanLBPerSec block.LB      // limit of backup scans; 0 = none
+	FullScanLBPerSec block.LB      // limit of backup scans at the start; 0 = none
+	TsDeltaInterval  time.Duration // between questions to the archive where it is with the volumes
 	Compress         compress.Opt  // of backup scans; default snappy:0:1
 
 	// VolumeIO lets clients read and write volumes with walbsh-volume-io.
@@ -86,6 +88,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Workers, DefaultWorkers)
 	setDefault(&c.MaxWlogMB, DefaultMaxWlogMB)
 	setDefault(&c.SnapshotInterval, DefaultSnapshotInterval)
+	setDefault(&c.TsDeltaInterval, DefaultTsDeltaInterval)
 	setDefault(&c.Delay, DefaultDelay)
 	setDefault(&c.MaxDelay, DefaultMaxDelay)
 	setDefault(&c.Compress, compress.Opt{Type: compress.Snappy, CPUs: 1})
@@ -137,7 +140,9 @@ type Server struct {
 	proxies  *proxySet
 	watchers sync.WaitGroup // goroutines that watch devices
 
-	conversations atomic.Int32 // of walbsh-volume-io that run
+	conversations atomic.Int32  // of walbsh-volume-io that run
+	scanLimit     atomic.Uint64 // of backup scans, in blocks per second; 0 = none
+	gathered      gathered      // what the archive said last
 
 	mu      sync.Mutex
 	vols    map[string]*volume
@@ -173,6 +178,7 @@ func New(cfg Config) (*Server, error) {
 		devices: map[string]string{},
 	}
 	s.proxies = newProxySet(cfg.Proxies, cfg.NodeID, cfg.Now, s.retryNow)
+	s.scanLimit.Store(uint64(cfg.FullScanLBPerSec))
 	if err := s.loadAll(); err != nil {
 		_ = lock.Close()
 		return nil, err

@@ -26,7 +26,7 @@ func (s *Server) runTask(ctx context.Context, name string) {
 	state := v.sm.State()
 	var action fsm.Action
 	switch state {
-	case fsm.StorageTarget, fsm.StorageFullSync:
+	case fsm.StorageTarget, fsm.StorageFullSync, fsm.StorageHashSync:
 		action = fsm.WlogSend
 	case fsm.StorageStandby:
 		action = fsm.WlogRemove

@@ -38,10 +38,7 @@ func (s *Server) registerTargets() {
 	}))
 	s.core.Target(wire.TargetLogUsage, s.logUsage)
 	s.core.Target(wire.TargetLatestSnap, s.latestSnap)
-	// Nothing asks archives for their latest snapshots yet, so nothing is known.
-	s.core.Target(wire.TargetTsDelta, func(context.Context, []string) (server.Value, error) {
-		return server.Lines(nil), nil
-	})
+	s.core.Target(wire.TargetTsDelta, s.tsDelta)
 }
 
 // onVolume makes a target of one volume; answer is called under the volume's
@@ -136,7 +133,7 @@ func (s *Server) status(_ context.Context, words []string) ([]string, error) {
 	}
 	lines = append(lines, server.SocketStatus(s.cfg.Wire)...)
 	lines = append(lines,
-		fmt.Sprintf("fullScanLbPerSec %d", s.cfg.FullScanLBPerSec),
+		fmt.Sprintf("fullScanLbPerSec %d", s.fullScan()),
 		"-----Archive-----",
 		"host "+hostLine(s.cfg.Archive),
 		"-----Proxy-----")

@@ -67,10 +67,10 @@ func (s *Server) wake(v *volume) {
 			s.tasks.PushSooner(v.name, 0) // not even a failed shipment is waited for
 			return
 		}
-	case fsm.StorageFullSync:
+	case fsm.StorageFullSync, fsm.StorageHashSync:
 		if overflow { // its last step would fail
 			v.breakAll(&walberr.Error{
-				Op: "full-bkp", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.BadState, Found: "the log has overflowed",
+				Op: "backup", Server: s.cfg.NodeID, Volume: v.name, Code: walberr.BadState, Found: "the log has overflowed",
 				Hint: "a larger log, or a faster proxy, lets the backup come through",
 			})
 			return

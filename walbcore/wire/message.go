@@ -127,7 +127,8 @@ func (m *ArchiveInfoRequest) Decode(r *Reader) {
 	}
 }
 
-// FullSyncRequest opens a dirty-full-sync3, from storage to archive.
+// FullSyncRequest opens a dirty-full-sync3 or a dirty-hash-sync2, from storage
+// to archive.
 //
 //	str hosttype | str volume | u64 size | u64 time | u64 bulk | cmpr
 type FullSyncRequest struct {

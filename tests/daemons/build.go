@@ -8,14 +8,18 @@ import (
 	"path/filepath"
 )
 
-// Build gives the path of a walbsh for tests: the one that $WALBSH names, else
-// one made in dir with the race detector if the test has it, and with counters
-// of coverage if $GOCOVERDIR asks for them.
+// Build puts a walbsh for tests into dir, and gives its path, DIR/walbsh: the
+// one that $WALBSH names, else one made with the race detector if the test has
+// it, and with counters of coverage if $GOCOVERDIR asks for them.
 func Build(ctx context.Context, dir string) (string, error) {
-	if path := os.Getenv("WALBSH"); path != "" {
-		return filepath.Abs(path)
-	}
 	path := filepath.Join(dir, "walbsh")
+	if given := os.Getenv("WALBSH"); given != "" {
+		given, err := filepath.Abs(given)
+		if err != nil {
+			return "", err
+		}
+		return path, os.Symlink(given, path)
+	}
 	args := []string{"build", "-o", path}
 	if raceEnabled {
 		args = append(args, "-race")

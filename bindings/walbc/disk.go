@@ -162,12 +162,12 @@ func Disk(s *Session, vol string) kit.Module {
 			{
 				Name:    "image_sha256",
 				Summary: "compute the SHA-256 of a restored image",
-				Doc:     "The image has to be restored already, by walbc.restore, and the archive's files have to be on this machine.",
+				Doc:     "The image has to be restored already, by walbc.restore, and it has to be on this machine.",
 				Params:  []kit.Param{archive, snapshot, volume},
 				Tier:    kit.Query,
 				Result:  "64 hexadecimal digits",
-				Run: func(_ context.Context, a kit.Args) (any, error) {
-					f, err := d.openRestored(ax(a), d.name(a), gid(a))
+				Run: func(ctx context.Context, a kit.Args) (any, error) {
+					f, err := d.openRestored(ctx, ax(a), d.name(a), gid(a))
 					if err != nil {
 						return nil, err
 					}
@@ -180,8 +180,8 @@ func Disk(s *Session, vol string) kit.Module {
 			{
 				Name:    "compare",
 				Summary: "compare a snapshot at an archive with the volume as it is now, byte by byte",
-				Doc: "Restores the snapshot if it is not restored already, and removes the image again then. The archive's files have to " +
-					"be on this machine. It means something as long as nobody writes meanwhile.",
+				Doc: "Restores the snapshot if it is not restored already, and removes the image again then. The image has to be " +
+					"on this machine. It means something as long as nobody writes meanwhile.",
 				Params: []kit.Param{archive, snapshot, volume},
 				Tier:   kit.Safe,
 				Result: "true if they are equal, else false and the offset of the first byte that differs",
@@ -234,8 +234,8 @@ func (d *disk) use(ctx context.Context, a kit.Args, do func(v *client.Volume) er
 }
 
 // openRestored opens a restored image on this machine.
-func (d *disk) openRestored(ax group.Server, vol string, gid meta.Gid) (*os.File, error) {
-	r, err := d.g.GetRestoredPath(ax, vol, gid)
+func (d *disk) openRestored(ctx context.Context, ax group.Server, vol string, gid meta.Gid) (*os.File, error) {
+	r, err := d.g.GetRestoredPath(ctx, ax, vol, gid)
 	if err != nil {
 		return nil, err
 	}
@@ -258,13 +258,13 @@ func (d *disk) openRestored(ax group.Server, vol string, gid meta.Gid) (*os.File
 // compare restores where needed and compares.
 func (d *disk) compare(ctx context.Context, a kit.Args) (_ any, err error) {
 	archive, name, snap := ax(a), d.name(a), gid(a)
-	f, err := d.openRestored(archive, name, snap)
+	f, err := d.openRestored(ctx, archive, name, snap)
 	if walberr.Is(err, walberr.NotFound) {
 		if _, err := d.g.Restore(ctx, archive, name, snap, 0); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, d.g.DelRestored(context.WithoutCancel(ctx), archive, name, snap)) }()
-		f, err = d.openRestored(archive, name, snap)
+		f, err = d.openRestored(ctx, archive, name, snap)
 	}
 	if err != nil {
 		return nil, err
@@ -272,12 +272,12 @@ func (d *disk) compare(ctx context.Context, a kit.Args) (_ any, err error) {
 	defer f.Close()
 	differs := int64(-1)
 	err = d.use(ctx, a, func(v *client.Volume) error {
-		st, err := f.Stat()
+		size, err := f.Seek(0, io.SeekEnd) // a device has no size that Stat would know
 		if err != nil {
 			return err
 		}
-		if st.Size() < v.Size().Bytes() {
-			differs = st.Size()
+		if size < v.Size().Bytes() {
+			differs = size
 			return nil
 		}
 		image := make([]byte, chunk)

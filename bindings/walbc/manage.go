@@ -78,9 +78,9 @@ func (s *Session) restoring() []kit.Verb {
 			Doc:     "Whether it is there is not looked at.",
 			Params:  []kit.Param{archiveParam("archive to ask"), volParam(), gidParam("snapshot of the image")},
 			Tier:    kit.Query,
-			Result:  "the path, where the archive's files are on this machine, else the image's name",
-			Run: func(_ context.Context, a kit.Args) (any, error) {
-				r, err := g.GetRestoredPath(ax(a), vol(a), gid(a))
+			Result:  "the path of the logical volume, or of the file where the layout tells the archive's directory; else the image's name",
+			Run: func(ctx context.Context, a kit.Args) (any, error) {
+				r, err := g.GetRestoredPath(ctx, ax(a), vol(a), gid(a))
 				return restoredPath(r), err
 			},
 		},

@@ -196,7 +196,7 @@ func (r *rig) inRestore(ctx context.Context, victims []string) error {
 		return err
 	}
 	gid := list[len(list)-1].Gid
-	at, err := r.ops.GetRestoredPath(r.a0, vol, gid)
+	at, err := r.ops.GetRestoredPath(ctx, r.a0, vol, gid)
 	if err != nil {
 		return err
 	}

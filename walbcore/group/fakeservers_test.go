@@ -189,20 +189,21 @@ func (p *fakeProxy) get(target string, args []string) reply {
 // its snapshots.
 type fakeArchive struct {
 	*fake
-	vol       string
-	state     string
-	stopState string
-	lineage   meta.UUID
-	size      uint64 // logical blocks
-	base      meta.Gid
-	snaps     []meta.Gid // after the base
-	implicit  map[meta.Gid]bool
-	restored  []meta.Gid
-	actions   map[string]int
-	status    map[string]*wire.ReplStatus
-	fail      string // reason with which copies from here end; "" = they succeed
-	stuck     bool   // copies from here do not end
-	run       int64
+	vol         string
+	state       string
+	stopState   string
+	lineage     meta.UUID
+	size        uint64 // logical blocks
+	volumeGroup string // of images in LVM
+	base        meta.Gid
+	snaps       []meta.Gid // after the base
+	implicit    map[meta.Gid]bool
+	restored    []meta.Gid
+	actions     map[string]int
+	status      map[string]*wire.ReplStatus
+	fail        string // reason with which copies from here end; "" = they succeed
+	stuck       bool   // copies from here do not end
+	run         int64
 }
 
 func (w *world) archive(name, vol string) *fakeArchive {
@@ -408,6 +409,8 @@ func (a *fakeArchive) get(target string, args []string) reply {
 		return str(a.lineage.String())
 	case wire.TargetExistsBaseImage:
 		return flagged(a.size > 0)
+	case wire.TargetVolumeGroup:
+		return str(a.volumeGroup)
 	case wire.TargetNumAction:
 		return num(uint64(a.actions[args[1]]))
 	case wire.TargetMetaSnap:

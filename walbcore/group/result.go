@@ -138,7 +138,7 @@ func (r BackupResult) String() string {
 type Restored struct {
 	Gid  meta.Gid
 	Name string // name of the image: wr_VOLUME_GID
-	Path string // its path when the archive's data directory is on this machine, else ""
+	Path string // its path at the archive's machine, as far as it is known, else ""
 }
 
 // String prints one line, for people.

@@ -170,10 +170,21 @@ func (g *Group) Restore(ctx context.Context, ax Server, vol string, gid meta.Gid
 	if _, err := g.run(ctx, timeout, plan.Spec{Op: op, Volume: vol, Shared: true, Build: build}); err != nil {
 		return Restored{}, err
 	}
-	return restoredImage(ax, vol, gid), nil
+	return g.locate(ctx, ax, vol, gid), nil
 }
 
-// restoredImage names a restored image.
+// locate names a restored image as its archive keeps it: as a logical volume
+// of the group that it tells, else as a file in the directory that the layout
+// tells. An archive that cannot be asked now gets the benefit of the doubt.
+func (g *Group) locate(ctx context.Context, ax Server, vol string, gid meta.Gid) Restored {
+	r := restoredImage(ax, vol, gid)
+	if vg, err := g.Client(ax).VolumeGroup(ctx); err == nil && vg != "" {
+		r.Path = filepath.Join("/dev", vg, r.Name)
+	}
+	return r
+}
+
+// restoredImage names a restored image that is a file.
 func restoredImage(ax Server, vol string, gid meta.Gid) Restored {
 	r := Restored{Gid: gid, Name: fmt.Sprintf("wr_%s_%d", vol, gid)}
 	if ax.Dir != "" {
@@ -337,12 +348,12 @@ func (g *Group) GetRestored(ctx context.Context, ax Server, vol string) ([]meta.
 
 // GetRestoredPath names the restored image of a snapshot, whether or not it is
 // there.
-func (g *Group) GetRestoredPath(ax Server, vol string, gid meta.Gid) (Restored, error) {
+func (g *Group) GetRestoredPath(ctx context.Context, ax Server, vol string, gid meta.Gid) (Restored, error) {
 	const op = "get_restored_path"
 	if err := firstError(arg(op, "ax", ax, Archive), volumeArg(op, vol)); err != nil {
 		return Restored{}, err
 	}
-	return restoredImage(ax, vol, gid), nil
+	return g.locate(ctx, ax, vol, gid), nil
 }
 
 // knownAt fails with NotFound when a server does not know the volume.

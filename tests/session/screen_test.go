@@ -126,8 +126,7 @@ func (s *screen) enter(line string) {
 func (s *screen) leave() int {
 	s.t.Helper()
 	err := s.cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return exit.ExitCode()
 	}
 	require.NoError(s.t, err)

@@ -33,6 +33,7 @@ type fakeLVM struct {
 }
 
 func newFakeLVM(t *testing.T) *fakeLVM {
+	t.Helper()
 	f := &fakeLVM{t: t, dir: t.TempDir(), volumes: map[string]map[string]string{}}
 	f.add("tp", 64<<20, map[string]string{"lv_attr": "twi-aotz--", "chunk_size": "65536", "zero": "zero", "discards": "passdown"})
 	return f

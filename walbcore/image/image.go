@@ -21,7 +21,8 @@
 // that LVM knows is remembered here: it is asked every time, so that there is
 // no memory that could be wrong. Images are whole extents of the group. A thin
 // base image is rounded up to them; an ordinary one must have the size asked
-// for. Cold snapshots (wc_) are neither made nor used.
+// for. Cold snapshots, wc_VOL_GID, are neither made nor used; those that C++ WalB
+// made are removed together with the base image.
 //
 // What may come in: volume names of any origin, they are checked before they
 // become paths or words of a command; ranges of any origin, they are checked

@@ -319,13 +319,25 @@ func (s *LVM) refuseSnapshots(c catalog, op, vol, name string) error {
 	}
 }
 
-// Delete implements [Store].
+// Delete implements [Store]. Cold snapshots, which C++ WalB may have made of
+// the image, go first: it would take them for images of the next life.
 func (s *LVM) Delete(vol string) error {
 	const op = "delete image"
 	if err := checkName(op, vol); err != nil {
 		return err
 	}
-	_, err := s.remove(op, vol, baseName(vol))
+	c, err := s.list()
+	if err != nil {
+		return err
+	}
+	for _, v := range c {
+		if strings.HasPrefix(v.Name, "wc_"+vol+"_") {
+			if _, err := s.removeListed(c, op, vol, v.Name); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = s.removeListed(c, op, vol, baseName(vol))
 	return err
 }
 

@@ -20,6 +20,7 @@ import (
 
 func TestFilesAreAStore(t *testing.T) {
 	imagetest.Run(t, func(t *testing.T) image.Store {
+		t.Helper()
 		base := t.TempDir()
 		for _, vol := range []string{imagetest.Volume, "old"} {
 			require.NoError(t, os.Mkdir(filepath.Join(base, vol), 0o755))
@@ -31,7 +32,10 @@ func TestFilesAreAStore(t *testing.T) {
 func TestLVMIsAStore(t *testing.T) {
 	for _, pool := range []string{"", "tp"} {
 		t.Run("pool="+pool, func(t *testing.T) {
-			imagetest.Run(t, func(t *testing.T) image.Store { return newFakeLVM(t).open(pool) })
+			imagetest.Run(t, func(t *testing.T) image.Store {
+				t.Helper()
+				return newFakeLVM(t).open(pool)
+			})
 		})
 	}
 }
@@ -44,6 +48,7 @@ func TestRealLVM(t *testing.T) {
 		t.Skip("IMAGETEST_LVM names no volume group")
 	}
 	imagetest.Run(t, func(t *testing.T) image.Store {
+		t.Helper()
 		wipe := func() {
 			out, err := exec.Command("lvm", "lvs", "--reportformat", "json", "-o", "lv_name,lv_attr", group).Output()
 			require.NoError(t, err)
@@ -164,6 +169,20 @@ func TestVolumesOfAnotherKindAreLeftAlone(t *testing.T) {
 	assert.Equal(t, []string{"wb_vol", "wr_vol_1"}, f.names())
 }
 
+func TestColdSnapshotsGoWithTheBase(t *testing.T) {
+	f := newFakeLVM(t)
+	s := f.open("tp")
+	img, err := s.Create("vol", imagetest.Size)
+	require.NoError(t, err)
+	require.NoError(t, img.Close())
+	for _, name := range []string{"wc_vol_5", "wc_vol_7", "wc_vol-2_5"} {
+		f.add(name, fakeExtent, map[string]string{"pool_lv": "tp", "origin": "wb_vol"})
+		require.NoError(t, os.WriteFile(f.node(name), nil, 0o600))
+	}
+	require.NoError(t, s.Delete("vol"))
+	assert.Equal(t, []string{"wc_vol-2_5"}, f.names())
+}
+
 // TestSnapshotsDoNotVanish: an ordinary volume takes its snapshots with it.
 func TestSnapshotsDoNotVanish(t *testing.T) {
 	f := newFakeLVM(t)
@@ -173,8 +192,8 @@ func TestSnapshotsDoNotVanish(t *testing.T) {
 	require.NoError(t, img.Close())
 	f.add("mine", fakeExtent, map[string]string{"origin": "wb_vol"})
 	for _, err := range []error{s.Delete("vol"), s.Grow("vol", 2*imagetest.Size)} {
-		assert.True(t, walberr.Is(err, walberr.Conflict), "%v", err)
-		assert.ErrorContains(t, err, "snapshots mine")
+		require.True(t, walberr.Is(err, walberr.Conflict), "%v", err)
+		require.ErrorContains(t, err, "snapshots mine")
 	}
 	assert.Equal(t, []string{"mine", "wb_vol"}, f.names())
 }

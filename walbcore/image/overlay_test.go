@@ -90,7 +90,7 @@ func TestOverlayKeepsInside(t *testing.T) {
 	}
 	_, err = o.WriteAt(p[:100], 0)
 	assert.Equal(t, walberr.Range, walberr.CodeOf(err))
-	assert.Error(t, o.Zero(block.Range{Addr: size, Len: 1}))
+	require.Error(t, o.Zero(block.Range{Addr: size, Len: 1}))
 	_, err = NewOverlay("/nowhere", base)
 	assert.Error(t, err)
 }

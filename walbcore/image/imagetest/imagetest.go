@@ -31,6 +31,7 @@ type Open func(t *testing.T) image.Store
 
 // Run runs the suite.
 func Run(t *testing.T, open Open) {
+	t.Helper()
 	for name, test := range map[string]func(*testing.T, image.Store){
 		"create, open, delete":     createOpenDelete,
 		"impossible arguments":     impossibleArguments,
@@ -46,7 +47,9 @@ func Run(t *testing.T, open Open) {
 		"given up":                 givenUp,
 		"two volumes":              twoVolumes,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+		t.Run(name, func(t *testing.T) {
+			test(t, open(t))
+		})
 	}
 }
 
@@ -110,6 +113,7 @@ func hasCode(t *testing.T, code walberr.Code, err error) {
 func second[T any](_ T, err error) error { return err }
 
 func createOpenDelete(t *testing.T, s image.Store) {
+	t.Helper()
 	hasCode(t, walberr.NotFound, second(s.Open(Volume)))
 	hasCode(t, walberr.NotFound, second(s.Size(Volume)))
 	require.NoError(t, s.Delete(Volume), "nothing to delete")
@@ -134,6 +138,7 @@ func createOpenDelete(t *testing.T, s image.Store) {
 }
 
 func impossibleArguments(t *testing.T, s image.Store) {
+	t.Helper()
 	for _, vol := range []string{"", ".", "..", "a/b", "a_b", "ä", "vol\x00", string(bytes.Repeat([]byte{'a'}, image.MaxNameLen+1))} {
 		for _, err := range []error{
 			second(s.Create(vol, Size)), second(s.Open(vol)), second(s.Size(vol)), s.Grow(vol, Size), s.Delete(vol),
@@ -149,6 +154,7 @@ func impossibleArguments(t *testing.T, s image.Store) {
 }
 
 func bounds(t *testing.T, s image.Store) {
+	t.Helper()
 	img := create(t, s, Volume)
 	defer closed(t, img)
 	end := Size.Bytes()
@@ -174,6 +180,7 @@ func bounds(t *testing.T, s image.Store) {
 }
 
 func grow(t *testing.T, s image.Store) {
+	t.Helper()
 	hasCode(t, walberr.NotFound, s.Grow(Volume, Size))
 	// Leave something where a volume may be put next.
 	dirty, err := s.Create("old", 3*Size)
@@ -199,6 +206,7 @@ func grow(t *testing.T, s image.Store) {
 }
 
 func zero(t *testing.T, s image.Store) {
+	t.Helper()
 	img := create(t, s, Volume)
 	defer closed(t, img)
 	fill(t, img, 0, Size, 'a')
@@ -219,6 +227,7 @@ func zero(t *testing.T, s image.Store) {
 
 // zeroLikeAModel writes and zeroes at random beside a flat twin.
 func zeroLikeAModel(t *testing.T, s image.Store) {
+	t.Helper()
 	img := create(t, s, Volume)
 	model := make([]byte, Size.Bytes())
 	rnd := rand.New(rand.NewPCG(3, 3))
@@ -241,6 +250,7 @@ func zeroLikeAModel(t *testing.T, s image.Store) {
 }
 
 func nextData(t *testing.T, s image.Store) {
+	t.Helper()
 	img := create(t, s, Volume)
 	defer closed(t, img)
 	rnd := rand.New(rand.NewPCG(1, 1))
@@ -276,6 +286,7 @@ func walkData(t *testing.T, img image.Image) {
 }
 
 func restore(t *testing.T, s image.Store) {
+	t.Helper()
 	hasCode(t, walberr.NotFound, second(s.BeginRestore(t.Context(), Volume, 5)))
 	img := create(t, s, Volume)
 	fill(t, img, 100, 50, 'b')
@@ -318,6 +329,7 @@ func restoreTo(t *testing.T, s image.Store, gid meta.Gid) {
 }
 
 func manyRestored(t *testing.T, s image.Store) {
+	t.Helper()
 	closed(t, create(t, s, Volume))
 	for _, gid := range []meta.Gid{12, 3, meta.MaxGid} {
 		restoreTo(t, s, gid)
@@ -334,6 +346,7 @@ func manyRestored(t *testing.T, s image.Store) {
 // baseChangesLater writes to the base as an apply does, all of it: restored
 // images keep what they had.
 func baseChangesLater(t *testing.T, s image.Store) {
+	t.Helper()
 	img := create(t, s, Volume)
 	fill(t, img, 0, Size, '1')
 	restoreTo(t, s, 1)
@@ -350,6 +363,7 @@ func baseChangesLater(t *testing.T, s image.Store) {
 }
 
 func abortAndLeftovers(t *testing.T, s image.Store) {
+	t.Helper()
 	closed(t, create(t, s, Volume))
 	require.NoError(t, s.AbortRestore(Volume, 7), "nothing to abort")
 	for _, gid := range []meta.Gid{7, 8} {
@@ -377,6 +391,7 @@ func abortAndLeftovers(t *testing.T, s image.Store) {
 }
 
 func givenUp(t *testing.T, s image.Store) {
+	t.Helper()
 	img := create(t, s, Volume)
 	fill(t, img, 0, Size, 'a')
 	closed(t, img)
@@ -392,6 +407,7 @@ func givenUp(t *testing.T, s image.Store) {
 }
 
 func twoVolumes(t *testing.T, s image.Store) {
+	t.Helper()
 	closed(t, create(t, s, Volume))
 	other := create(t, s, "old")
 	fill(t, other, 0, 1, 'o')

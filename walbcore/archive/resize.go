@@ -10,9 +10,9 @@ import (
 )
 
 // resize makes the base image larger: words volume, size, and optionally
-// zeroclear. The new part of an image in a file is zeros in any case, so all is
-// done when it answers.
-func (s *Server) resize(_ context.Context, _ *server.Request, words []string) error {
+// zeroclear. The new part is zeros in any case; with that word it answers before
+// they are written, which takes its time in a store that has to write them.
+func (s *Server) resize(_ context.Context, r *server.Request, words []string) error {
 	const name = "c2aResizeServer"
 	if err := server.RequireWords(words, 2); err != nil {
 		return err
@@ -36,17 +36,26 @@ func (s *Server) resize(_ context.Context, _ *server.Request, words []string) er
 		return err
 	}
 	defer end()
+	size := block.FromBytes(bytes)
 	have, err := v.images.Size(v.name)
-	switch size := block.FromBytes(bytes); {
+	switch {
 	case walberr.Is(err, walberr.NotFound):
 		return server.Refusef(walberr.NotFound, "VolLvCache:lv does not existance in memory")
 	case err != nil:
 		return err
 	case size < have:
 		return server.Refusef(walberr.Range, "You tried to shrink the volume: %s", v.images.Path(v.name))
-	default:
-		return v.images.Grow(v.name, size)
 	}
+	if len(words) > 2 {
+		if err := r.OK(); err != nil {
+			return err
+		}
+	}
+	run := s.track(v, fsm.Resize, 0)
+	err = v.images.Grow(v.name, size)
+	run.end(err)
+	s.logEnd("resize", v, err)
+	return err
 }
 
 // delCold removes a cold snapshot, of which there is none in files: words

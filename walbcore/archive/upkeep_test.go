@@ -84,7 +84,11 @@ func TestRecordedUpkeep(t *testing.T) {
 	assert.Equal(t, []meta.Gid{3, 4, 5}, r.sameAs(t, "v0", w))
 	assert.Equal(t, meta.CleanSnap(3), r.known(t, "v0").facts().base.B)
 
-	p.Play(t, "archive-resize-same", "archive-resize", "archive-resize-zeroclear", "archive-resize-zeroclear-long", "archive-del-cold-again")
+	p.Play(t, "archive-resize-same", "archive-resize", "archive-resize-zeroclear")
+	r.awaitIdle(t, "v0")
+	p.Play(t, "archive-resize-zeroclear-long")
+	r.awaitIdle(t, "v0")
+	p.Play(t, "archive-del-cold-again")
 	size, err := r.client().VolSize(t.Context(), "v0")
 	require.NoError(t, err)
 	assert.Equal(t, block.LB(20<<20/512), size)

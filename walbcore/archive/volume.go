@@ -396,9 +396,12 @@ func (v *volume) admits(handler string, states ...fsm.ArchiveState) error {
 func (v *volume) breakable(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watched := make(chan struct{})
+	before := v.sm.View().Forced
 	go func() {
 		defer close(watched)
-		err := v.sm.Wait(ctx, func(view fsm.View[fsm.ArchiveState]) bool { return view.Stop == fsm.ForceStopping })
+		err := v.sm.Wait(ctx, func(view fsm.View[fsm.ArchiveState]) bool {
+			return view.Stop == fsm.ForceStopping || view.Forced > before
+		})
 		if err == nil {
 			cancel(&walberr.Error{Op: "stop", Volume: v.name, Code: walberr.Stopped, Found: "force stopped"})
 		}

@@ -34,6 +34,7 @@ type Machine[S State] struct {
 	tx      *Tx[S] // the open transaction, or nil; if nil, state is steady
 	running map[Action]int
 	stop    StopState
+	forced  uint64        // times that stop became ForceStopping
 	changed chan struct{} // closed and set to nil at the next change; nil while nobody asked
 }
 
@@ -53,6 +54,11 @@ type View[S State] struct {
 	State   S
 	Stop    StopState
 	Running map[Action]int // counts of the actions that run, without zeros
+
+	// Forced counts the force stops so far. A stop that waits for nothing is
+	// over at once: who shall be broken off by it but is not waited for sees it
+	// by this.
+	Forced uint64
 }
 
 // TotalRunning is the number of running actions of any name.
@@ -75,7 +81,7 @@ func (m *Machine[S]) View() View[S] {
 }
 
 func (m *Machine[S]) view() View[S] {
-	return View[S]{State: m.state, Stop: m.stop, Running: maps.Clone(m.running)}
+	return View[S]{State: m.state, Stop: m.stop, Running: maps.Clone(m.running), Forced: m.forced}
 }
 
 // State gives the current state, which may be a temporary one.

@@ -56,6 +56,9 @@ func (m *Machine[S]) BeginStop(s StopState) (*Stop[S], bool) {
 }
 
 func (m *Machine[S]) setStop(s StopState) {
+	if s == ForceStopping && m.stop != s {
+		m.forced++
+	}
 	m.stop = s
 	m.notify()
 }

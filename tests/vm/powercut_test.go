@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -41,7 +42,7 @@ func TestUntilPowerCut(t *testing.T) {
 }
 
 // churn does what changes images and files of a0, one after the other, with
-// the newest snapshots. What is refused or fails tells nothing here.
+// the newest snapshots, in any order. What is refused or fails tells nothing here.
 func (r *rig) churn(ctx context.Context, acked <-chan meta.Gid) {
 	var before, gid meta.Gid
 	for ctx.Err() == nil {
@@ -56,9 +57,16 @@ func (r *rig) churn(ctx context.Context, acked <-chan meta.Gid) {
 		if before == 0 {
 			continue
 		}
-		_, _ = r.ops.Restore(ctx, r.a0, volume, gid, limit)
-		_, _ = r.ops.Merge(ctx, r.a0, volume, before, gid, limit)
-		_, _ = r.ops.Apply(ctx, r.a0, volume, before, limit)
+		for _, what := range rand.Perm(3) {
+			switch what {
+			case 0:
+				_, _ = r.ops.Restore(ctx, r.a0, volume, gid, limit)
+			case 1:
+				_, _ = r.ops.Merge(ctx, r.a0, volume, before, gid, limit)
+			case 2:
+				_, _ = r.ops.Apply(ctx, r.a0, volume, before, limit)
+			}
+		}
 	}
 }
 

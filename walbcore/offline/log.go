@@ -20,6 +20,7 @@ type Log struct {
 	Offset    int64 // where it begins in the file
 	Header    wlog.FileHeader
 	End       meta.Lsid // behind the last pack; Header.End may be larger
+	Why       error     // what was found in the place of the end block; nil if that was there
 	Packs     int
 	NormalLB  block.LB
 	DiscardLB block.LB
@@ -126,19 +127,19 @@ func (w *walk) log(ctx context.Context, in *Input, src io.Reader, off int64) (in
 		}
 		l.End = r.End()
 	}
+	l.Why = r.Ended()
 	if w.end != nil {
 		if err := w.end(l); err != nil {
 			return 0, err
 		}
 	}
-	switch why := r.Ended(); {
-	case why == nil:
+	switch {
+	case l.Why == nil:
 		return r.Offset(), nil
 	case w.salvage:
 		return in.Size, nil // nobody knows what the rest is
-	default:
-		return 0, why
 	}
+	return 0, l.Why
 }
 
 // inside shows one pack and its records.

@@ -484,9 +484,13 @@ func TestConversionOfBadLogs(t *testing.T) {
 				require.ErrorContains(t, err, "read "+v.File, v.Change)
 				require.True(t, walberr.Is(err, walberr.Checksum))
 			}
+			strict := err
 			o.Salvage = true
 			var buf bytes.Buffer
-			_, err = ConvertLogs(t.Context(), &buf, samples(t, v.File), o)
+			done, err := ConvertLogs(t.Context(), &buf, samples(t, v.File), o)
+			if n := len(done.Logs); err == nil && n > 0 {
+				assert.Equal(t, strict, done.Logs[n-1].Why, "it is told what was salvaged")
+			}
 			want := v.Results[tool]
 			if want.RC != 0 {
 				continue // the original may have stopped behind the end that we salvage

@@ -107,7 +107,7 @@ func (c *packCursor) Next() (Record, error) {
 // nextPack reads the block at c.off. The error is io.EOF at the end pack.
 func (c *packCursor) nextPack() error {
 	if left := c.file.size - c.off; left < PackHeaderSize {
-		return corrupt(c.file.name, c.off, fmt.Sprintf("%d bytes where the end pack is due", left), "4096")
+		return corrupt(c.file.name, c.off, fmt.Sprintf("%d bytes where a pack header is due", left), "4096")
 	}
 	if err := c.file.read(c.block.b[:], c.off, "pack header"); err != nil {
 		return err

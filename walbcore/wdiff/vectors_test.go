@@ -478,9 +478,9 @@ func TestDamagedFilesAreRefusedWithOneClearError(t *testing.T) {
 	// truncated or inconsistent file for a whole one, and read what its
 	// decoder's memory limit refuses.
 	ours := map[string]string{
-		"s-header-only":         "0 bytes where the end pack is due",
-		"s-no-end-pack":         "0 bytes where the end pack is due",
-		"s-partial-end-pack":    "3996 bytes where the end pack is due",
+		"s-header-only":         "0 bytes where a pack header is due",
+		"s-no-end-pack":         "0 bytes where a pack header is due",
+		"s-partial-end-pack":    "3996 bytes where a pack header is due",
 		"i-index-offset-beyond": "index offset",
 		"s-lzma9":               "",
 	}

@@ -98,6 +98,17 @@ func readBase(base io.ReaderAt, p []byte, pos block.LB) error {
 	return fmt.Errorf("read base image at block %d: %w", pos, err)
 }
 
+// NextRecord gives the first record, or what is visible of it, that ends
+// behind from; false if there is none. Everything between from and its Addr
+// reads as the base does.
+func (v *VirtualImage) NextRecord(from block.LB) (Record, bool) {
+	i := sort.Search(len(v.recs), func(i int) bool { return v.recs[i].End() > from })
+	if i == len(v.recs) {
+		return Record{}, false
+	}
+	return v.recs[i], true
+}
+
 // Touched reports whether a record lies in the range: if none does the range
 // reads as the base does.
 func (v *VirtualImage) Touched(r block.Range) bool {

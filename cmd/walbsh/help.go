@@ -17,6 +17,11 @@ usage:
   walbsh [options] -e CODE...           run code
   walbsh serve storage|proxy|archive    run one server: walbsh serve storage -h
   walbsh wdev create|list               walb devices made of files: walbsh wdev -h
+  walbsh wdiff show|check|stat|merge|redo|gen
+                                        diff files: walbsh wdiff -h
+  walbsh wlog show|check|redo|to-wdiff|gen
+                                        log files: walbsh wlog -h
+  walbsh image hash|cat                 images, with diffs over them: walbsh image -h
   walbsh version
   walbsh help [FACE]
 
@@ -87,6 +92,12 @@ func help(ctx context.Context, e env, words []string) int {
 		return statusOK
 	case "wdev":
 		return printed(e.stdout, wdevHelp)
+	case "wdiff":
+		return printed(e.stdout, wdiffHelp)
+	case "wlog":
+		return printed(e.stdout, wlogHelp)
+	case "image":
+		return printed(e.stdout, imageHelp)
 	case "run":
 		return printed(e.stdout, runHelp())
 	case "version", "help":

@@ -47,7 +47,7 @@ func Module(s *Session) kit.Module {
 		Name:    "walbc",
 		Summary: "operate a backup group: replicate, synchronize, back up, restore",
 		Verbs: slices.Concat(
-			s.synchronizing(), s.replication(), s.backup(), s.restoring(), s.upkeep(), s.lifecycle(), s.queries()),
+			s.synchronizing(), s.replication(), s.backup(), s.restoring(), s.exporting(), s.upkeep(), s.lifecycle(), s.queries()),
 		Constants: []kit.Constant{
 			{Name: "GID_MAX", Doc: "the all-ones gid, at which a volume is that was never synchronized", Value: uint64(meta.MaxGid)},
 			{Name: "TIMEOUT_SEC", Doc: "default limit of long operations, in seconds", Value: int(group.DefaultTimeout.Seconds())},

@@ -32,6 +32,9 @@ func TestHelpAndVersion(t *testing.T) {
 		{"help wdev", "wdev create DIR NAME"},
 		{"wdev", "wdev create DIR NAME"},
 		{"wdev create -h", "wdev create DIR NAME"},
+		{"help export", "walbsh export [-a HOST:PORT] VOLUME GID"},
+		{"export", "walbsh export [-a HOST:PORT] VOLUME GID"},
+		{"export --list -h", "walbsh export [-a HOST:PORT] VOLUME GID"},
 		{"help serve", "walbsh serve proxy -h"},
 		{"help serve archive", "-discard W"},
 		{"serve storage -h", "-archive HOST:PORT     archive for backups (must)"},
@@ -81,6 +84,13 @@ func TestWrongCommandLines(t *testing.T) {
 		{[]string{"wdev", "create", "d", "n", "--size", "1000"}, "no multiple of 512"},
 		{[]string{"wdev", "create", "d", "n", "--nosuch"}, "not defined: -nosuch"},
 		{[]string{"wdev", "list"}, "wants DIR"},
+		{[]string{"export", "vol"}, "wants VOLUME and GID"},
+		{[]string{"export", "vol", "x"}, `GID "x" is no number`},
+		{[]string{"export", "vol", "1", "--nosuch"}, "not defined: -nosuch"},
+		{[]string{"export", "-a", "nowhere", "vol", "1"}, "-a: "},
+		{[]string{"export", "vol", "1", "--list", "--end"}, "exclude each other"},
+		{[]string{"export", "vol", "1", "--force"}, "--force is for --end"},
+		{[]string{"export", "--list", "a", "b"}, "--list wants VOLUME or nothing"},
 	} {
 		status, out, err := runWalbsh(t, c.args...)
 		assert.Equal(t, statusUsage, status, "%q", c.args)

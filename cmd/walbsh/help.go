@@ -17,6 +17,7 @@ usage:
   walbsh [options] -e CODE...           run code
   walbsh serve storage|proxy|archive    run one server: walbsh serve storage -h
   walbsh wdev create|list               walb devices made of files: walbsh wdev -h
+  walbsh export VOLUME GID              a snapshot as a block device over NBD: walbsh export -h
   walbsh wdiff show|check|stat|merge|redo|gen
                                         diff files: walbsh wdiff -h
   walbsh wlog show|check|redo|to-wdiff|gen
@@ -60,6 +61,28 @@ said otherwise. Every write goes to the log first and stays there until a proxy
 has it.
 `
 
+const exportHelp = `usage:
+  walbsh export [-a HOST:PORT] VOLUME GID [--overlay]
+  walbsh export [-a HOST:PORT] --list [VOLUME]
+  walbsh export [-a HOST:PORT] --end VOLUME GID [--force]
+
+An archive serves a snapshot that it could restore as a block device over NBD, at
+once and without copying it, and walbsh prints where:
+
+  nbdcopy "$(walbsh export vol 8)" vol.img
+  nbd-client -unix /srv/a0/nbd.sock /dev/nbd0 -N vol@8
+
+It is read-only. With --overlay it takes writes; they are kept in a file without a
+name in the archive's directory, and are gone when the export ends. It ends with
+--end or with the archive. --end is refused while somebody uses it, unless --force
+is given. While a snapshot is exported, apply is refused beyond it, and so are
+reset-vol, clear-vol and resync of its volume; everything else goes on.
+
+-a is the archive, localhost:5000 unless said otherwise. The place is as seen from
+its host: a socket that only its owner and root may use, or a port where the archive
+runs with -nbd HOST:PORT, which everybody may use who reaches it.
+`
+
 // runHelp tells about scripts, with the runbooks that are built in.
 func runHelp() string {
 	var b strings.Builder
@@ -98,6 +121,8 @@ func help(ctx context.Context, e env, words []string) int {
 		return printed(e.stdout, wlogHelp)
 	case "image":
 		return printed(e.stdout, imageHelp)
+	case "export":
+		return printed(e.stdout, exportHelp)
 	case "run":
 		return printed(e.stdout, runHelp())
 	case "version", "help":

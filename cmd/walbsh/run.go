@@ -26,6 +26,8 @@ func run(ctx context.Context, e env) int {
 		return logs(ctx, e, words)
 	case "image":
 		return images(ctx, e, words)
+	case "export":
+		return exports(ctx, e, words)
 	case "version", "-version", "--version":
 		return printed(e.stdout, versionText())
 	case "help", "-h", "-help", "--help":

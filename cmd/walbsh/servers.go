@@ -207,6 +207,7 @@ func archiveDaemon(hostname string) *daemon {
 	maxOpen := d.opts.number("maxopen", "N", 0, math.MaxInt32, "diffs opened together to apply, restore or merge; 0 is 256")
 	maxOpenVirt := d.opts.number("maxopen-virt", "N", 0, math.MaxInt32, "diffs that a scan of a snapshot may need; 0 is no limit")
 	sleepPct := d.opts.number("apply-sleep-pct", "N", 0, math.MaxInt32, "percentage of the time in which an apply rests, 0 to 99")
+	nbdAddr := d.opts.text("nbd", "ADDR", "", "HOST:PORT or unix:PATH of exported snapshots; default nbd.sock in the base directory")
 	d.opts.ignored("lock-time-th", "SEC", "10")
 
 	d.check = func() error {
@@ -221,6 +222,9 @@ func archiveDaemon(hostname string) *daemon {
 	}
 	d.warnings = func() []string {
 		list := store.warnings()
+		if *nbdAddr != "" && !strings.HasPrefix(*nbdAddr, "unix:") {
+			list = append(list, "-nbd: whoever reaches "+*nbdAddr+" can read the exported snapshots")
+		}
 		if discard == wdiff.DiscardIgnore {
 			list = append(list, "-discard ignore: restored images keep old data in discarded ranges; -discard zero makes them equal to the volume")
 		}
@@ -231,7 +235,7 @@ func archiveDaemon(hostname string) *daemon {
 		s, err := archive.New(archive.Config{
 			BaseDir: *d.base, NodeID: *d.id, Listener: l, VolumeGroup: group, ThinPool: pool, Discard: discard, MaxFiles: int(*maxFiles),
 			SyncInterval: int64(*syncEvery), AutoResize: *autoResize, Compress: *cmpr,
-			MaxOpen: int(*maxOpen), MaxOpenVirt: int(*maxOpenVirt), ApplySleepPct: int(*sleepPct), KeepOneCold: *keepOneCold,
+			MaxOpen: int(*maxOpen), MaxOpenVirt: int(*maxOpenVirt), ApplySleepPct: int(*sleepPct), KeepOneCold: *keepOneCold, NBD: *nbdAddr,
 			MaxConn: int(*d.maxConn), MaxForeground: int(*d.fg), Wire: d.socket(), Version: versionLine(), Log: log,
 		})
 		if err != nil {

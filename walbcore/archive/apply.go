@@ -41,6 +41,11 @@ func (s *Server) apply(ctx context.Context, r *server.Request, words []string) e
 	if f := v.facts(); len(f.toApply(gid, 0)) == 0 {
 		return server.Refusef(walberr.NotFound, "verifyApplicable:gid not applicable:%s:%d:%s", v.name, gid, f.base)
 	}
+	done, err := v.claims.move(name, v.name, v.facts().beyond(gid))
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := r.Accept(); err != nil {
 		return err
 	}
@@ -55,6 +60,15 @@ func (v *volume) beginAction(handler string, a fsm.Action, now uint64) (end func
 		return nil, err
 	}
 	return v.startAction(handler, a, now, fsm.ArchiveActive()...)
+}
+
+// beyond is how far the base image comes by an apply up to gid: one that was
+// broken off is completed first.
+func (f facts) beyond(gid meta.Gid) meta.Gid {
+	if f.base.Applying {
+		return max(gid, f.base.E.B)
+	}
+	return gid
 }
 
 // toApply lists the diffs that bring the base image to gid, or as near as they go.
@@ -169,7 +183,11 @@ func (s *Server) completeApplies(ctx context.Context) error {
 			s.cfg.Log.Warn(fmt.Sprintf("the application to %d goes on with the next apply:%s:%s", f.base.E.B, v.name, err))
 			continue
 		}
-		_ = s.applyTo(ctx, v, f.base.E.B) // is in the log
+		// Who reads the base image as a snapshot before that end is refused.
+		if done, err := v.claims.move("completeApply", v.name, f.base.E.B); err == nil {
+			_ = s.applyTo(ctx, v, f.base.E.B) // is in the log
+			done()
+		}
 		end()
 	}
 	return nil

@@ -50,6 +50,9 @@ func (s *Server) registerUpkeep() {
 	s.core.HandleCommand(wire.ProtoSetBase, s.setBase)
 	s.core.HandleExtension(wire.ProtoVerify, s.verify)
 	s.core.Background(s.completeApplies)
+	s.core.HandleCommand(wire.ProtoExport, s.export)
+	s.core.HandleCommand(wire.ProtoUnexport, s.unexport)
+	s.core.Background(s.exports.run)
 }
 
 // initVol makes an empty volume: word volume.
@@ -87,6 +90,11 @@ func (s *Server) clearVol(_ context.Context, _ *server.Request, words []string) 
 	if err != nil {
 		return err
 	}
+	done, err := v.claims.move(name, v.name, meta.MaxGid)
+	if err != nil {
+		return err
+	}
+	defer done()
 	// What a stopped volume has promised is taken back first.
 	if v.sm.State() == fsm.ArchiveStopped {
 		if err := v.reset(name); err != nil {
@@ -129,6 +137,11 @@ func (s *Server) resetVol(_ context.Context, _ *server.Request, words []string) 
 // what could not be removed is removed by whatever fills the volume next, or
 // by another reset.
 func (v *volume) reset(name string) error {
+	done, err := v.claims.move(name, v.name, meta.MaxGid)
+	if err != nil {
+		return err
+	}
+	defer done()
 	tx, err := v.beginRemoval(name, fsm.ArchiveResetVol, fsm.ArchiveSyncReady)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 // of everything that runs, and what they refuse has changed nothing.
 
 // debugVolume reads the words volume and value, and keeps everything else out
-// of the volume until end is called.
+// of the volume until end is called, exports too.
 func (s *Server) debugVolume(name string, words []string) (v *volume, value string, end func(), err error) {
 	if err := server.ExactWords(name, words, 2); err != nil {
 		return nil, "", nil, err
@@ -22,8 +22,19 @@ func (s *Server) debugVolume(name string, words []string) (v *volume, value stri
 	if v, err = s.volume(words[0], false); err != nil {
 		return nil, "", nil, err
 	}
-	end, err = v.sm.StartAction(name, tending, append(fsm.ArchiveActions(), receiving, tending)...)
-	return v, words[1], end, err
+	done, err := v.claims.move(name, v.name, meta.MaxGid)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	endAction, err := v.sm.StartAction(name, tending, append(fsm.ArchiveActions(), receiving, tending)...)
+	if err != nil {
+		done()
+		return nil, "", nil, err
+	}
+	return v, words[1], func() {
+		endAction()
+		done()
+	}, nil
 }
 
 // requireDir refuses a volume without a directory.

@@ -62,6 +62,11 @@ func (p *resyncPlan) Decode(r *wire.Reader) {
 func (d *replDest) Resync(ctx context.Context, req *wire.ReplResyncRequest) error {
 	const name = "runResyncReplServer"
 	d.resync = *req
+	done, err := d.v.claims.move(name, d.v.name, meta.MaxGid)
+	if err != nil {
+		return err
+	}
+	d.hold(done)
 	if err := d.checkSize(req.Size); err != nil {
 		return err
 	}

@@ -79,50 +79,62 @@ func parseScan(name string, words []string) (scanRequest, error) {
 // under the records of the scan; that something newer is applied, or that the
 // volume begins another life, is seen by intact.
 type scan struct {
+	layers
+	size block.LB
+	read *wdiff.Scan
+}
+
+// layers are what a snapshot is read from.
+type layers struct {
 	v       *volume
 	gid     meta.Gid
 	archive meta.UUID // lineage of the base image
 	base    image.Image
 	diffs   *openDiffs
-	size    block.LB
-	read    *wdiff.Scan
 }
 
 // openScan begins to read a snapshot, up to size blocks.
 func (s *Server) openScan(ctx context.Context, v *volume, gid meta.Gid, size block.LB) (*scan, error) {
+	l, err := s.openLayers(ctx, v, gid)
+	if err != nil {
+		return nil, err
+	}
+	recs := l.diffs.merged(wdiff.DefaultMaxBlocks)
+	return &scan{layers: l, size: size, read: wdiff.NewScan(&sparse{ctx: ctx, img: l.base}, size, recs)}, nil
+}
+
+// openLayers opens what a snapshot is read from. Where a diff was replaced when
+// it was about to be opened, it begins again with the new list.
+func (s *Server) openLayers(ctx context.Context, v *volume, gid meta.Gid) (layers, error) {
 	for attempt := 1; ; attempt++ {
-		sc, err := s.tryOpenScan(ctx, v, gid, size)
+		l, err := s.tryOpenLayers(v, gid)
 		if err == nil || attempt == scanAttempts || !walberr.Is(err, walberr.NotFound) || ctx.Err() != nil {
-			return sc, err
+			return l, err
 		}
 	}
 }
 
-func (s *Server) tryOpenScan(ctx context.Context, v *volume, gid meta.Gid, size block.LB) (*scan, error) {
+func (s *Server) tryOpenLayers(v *volume, gid meta.Gid) (layers, error) {
 	f := v.facts()
 	var list []meta.Diff
 	var ok bool
 	f.view(func(m *meta.Manager) { list, ok = m.ListToScan(f.base, gid, s.cfg.MaxOpenVirt) })
 	if !ok {
-		return nil, server.Refusef(walberr.BadState, "operator():snapshot can not be materialized:%s:|%d|", v.name, gid)
+		return layers{}, server.Refusef(walberr.BadState, "operator():snapshot can not be materialized:%s:|%d|", v.name, gid)
 	}
 	img, err := v.images.Open(v.name)
 	if err != nil {
-		return nil, err
+		return layers{}, err
 	}
 	o, err := v.openDiffs(list)
 	if err != nil {
-		return nil, errors.Join(err, img.Close())
+		return layers{}, errors.Join(err, img.Close())
 	}
-	recs := o.merged(wdiff.DefaultMaxBlocks)
-	return &scan{
-		v: v, gid: gid, archive: f.archiveUUID, base: img, diffs: o, size: size,
-		read: wdiff.NewScan(&sparse{ctx: ctx, img: img}, size, recs),
-	}, nil
+	return layers{v: v, gid: gid, archive: f.archiveUUID, base: img, diffs: o}, nil
 }
 
-// Close ends the scan.
-func (c *scan) Close() error { return errors.Join(c.base.Close(), c.diffs.Close()) }
+// Close closes them.
+func (l *layers) Close() error { return errors.Join(l.base.Close(), l.diffs.Close()) }
 
 // next reads the next piece into p. io.EOF is the end.
 func (c *scan) next(p []byte) (int, error) {

@@ -49,6 +49,11 @@ type Config struct {
 	ThinPool    string      // in the volume group; empty = ordinary logical volumes
 	Store       image.Store // of the images; default as these say
 
+	// NBD is where exported snapshots are found: "HOST:PORT", or "unix:PATH";
+	// default the socket nbd.sock in BaseDir. Nothing listens there before the
+	// first export.
+	NBD string
+
 	Discard      wdiff.DiscardMode // what discards do to restored images
 	MaxFiles     int               // diff files merged for one replication round
 	SyncInterval int64             // bytes between checkpoints of a full transfer
@@ -94,6 +99,8 @@ type Server struct {
 	core *server.Server
 	lock io.Closer
 
+	exports *exports
+
 	mu   sync.Mutex
 	vols map[string]*volume
 }
@@ -131,9 +138,10 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.core = server.New(cfg.Listener, server.Config{
 		NodeID: cfg.NodeID, HostType: wire.HostArchive, Version: cfg.Version,
-		Features: []string{wire.FeatureReplStatus, FeatureRestoredPath, wire.FeatureActionStatus, wire.FeatureVerify},
+		Features: []string{wire.FeatureReplStatus, FeatureRestoredPath, wire.FeatureActionStatus, wire.FeatureVerify, wire.FeatureExport},
 		MaxConn:  cfg.MaxConn, MaxForeground: cfg.MaxForeground, Wire: cfg.Wire, Log: cfg.Log, Now: cfg.Now,
 	})
+	s.exports = newExports(s)
 	s.register()
 	return s, nil
 }

@@ -45,6 +45,7 @@ func (s *Server) registerTargets() {
 		wire.TargetRepl:            s.onVolume(targetRepl),
 		wire.TargetActions:         s.onVolume(targetActions),
 		TargetRestoredPath:         s.onVolume(targetRestoredPath),
+		wire.TargetExports:         s.targetExports,
 	} {
 		s.core.Target(name, target)
 	}

@@ -52,6 +52,8 @@ type volume struct {
 	// taken in; 0 when none runs.
 	progress atomic.Uint64
 
+	claims claims // on the base image
+
 	mu    sync.Mutex // guards what follows; never held over I/O
 	kept  facts
 	began map[fsm.Action]uint64

@@ -24,6 +24,7 @@ var refusals = []struct {
 	{"already exists", walberr.Conflict},
 	{"already restored", walberr.Conflict},
 	{"is already used", walberr.Conflict},
+	{"is exported", walberr.BadState},
 	{"bad state:", walberr.BadState},
 	{"not Stopped state", walberr.BadState},
 	{"overflow", walberr.BadState},
@@ -93,6 +94,8 @@ func hintFor(text string) string {
 		return "wait until a running task has ended, or start the server with a larger -fg"
 	case strings.Contains(text, "verifyStopState:"), strings.Contains(text, "already under stopping"):
 		return "a stop is under way: wait until it has ended"
+	case strings.HasSuffix(text, " is exported"):
+		return "end the export: walbc.unexport_snapshot, or walbsh export --end; walbsh export --list shows all"
 	case strings.Contains(text, "there are running action:"), strings.Contains(text, "tryChange:already called"):
 		return "something else runs on the volume: wait until it has ended"
 	}

@@ -297,7 +297,7 @@ func TestExportsComeAndGo(t *testing.T) {
 	s.Remove("a")
 	s.Remove("a")
 	_, err = two.ReadAt(make([]byte, 512), 0)
-	assert.Error(t, err)
+	require.Error(t, err)
 	assert.Zero(t, s.Clients("a"))
 	require.NoError(t, s.Add(e))
 	require.Eventually(t, func() bool {

@@ -112,7 +112,7 @@ func eachField(what, line string, take func(name, value string) error) error {
 			return walberr.Corrupt(what, strconv.Quote(field), "name:value")
 		}
 		if err := take(name, value); err != nil {
-			return walberr.Corrupt(what, strconv.Quote(field), "a number")
+			return walberr.Corrupt(what, strconv.Quote(field), "a value of its kind")
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -30,6 +31,8 @@ type proxyChange struct {
 	keep   func() bool                 // when it says true, restore does nothing; may be nil
 	renew  string                      // archive whose entry is made anew, so that nothing waits for it
 
+	started  bool           // a start was sent: that it runs is this change's doing
+	others   bool           // restore found it running by somebody else's doing
 	stopSent time.Time      // a stop was sent and its end not seen yet; zero if none
 	pausedAt time.Time      // when the first stop was sent
 	paused   time.Duration  // until it was seen running again
@@ -296,13 +299,17 @@ func (c *proxyChange) remove(ctx context.Context, name string) error {
 }
 
 // repeat repeats a command while it is refused for something that will pass:
-// a send that is ending.
+// a send that is ending. A proxy that does not stand still as it was left
+// belongs to somebody else, too.
 func (c *proxyChange) repeat(ctx context.Context, command func(ctx context.Context) error) error {
 	until := time.Now().Add(c.g.opts.Busy)
 	return await(ctx, 0, c.wait("archive-info", "done"), func(ctx context.Context) (string, bool, error) {
 		err := command(ctx)
 		if walberr.Is(err, walberr.Conflict) && time.Now().Before(until) {
 			return err.Error(), false, nil
+		}
+		if e, ok := errors.AsType[*walberr.Error](err); ok && e.Code == walberr.BadState && e.Hint == "" {
+			e.Hint = "does another session operate this volume? call again when it has ended"
 		}
 		return "", err == nil, err
 	})
@@ -316,6 +323,7 @@ func (c *proxyChange) start(ctx context.Context) error {
 	err := await(ctx, c.g.opts.Patience, c.wait("start", "state Started"), func(ctx context.Context) (string, bool, error) {
 		var refusal error
 		if !accepted {
+			c.started = true
 			refusal = c.client().Start(ctx, c.vol, client.RoleNone)
 			accepted = refusal == nil
 		}
@@ -358,7 +366,8 @@ func (c *proxyChange) noStopComes() bool {
 }
 
 // restore brings back the run state and the list of archives that were before,
-// whatever happened since. An archive whose waiting diffs were lost with its
+// whatever happened since. A proxy that was stopped before and that somebody
+// else has started meanwhile runs on afterwards. An archive whose waiting diffs were lost with its
 // removal stays removed: to register it again would hide the gap.
 func (c *proxyChange) restore(ctx context.Context) error {
 	if c.keep != nil && c.keep() {
@@ -375,7 +384,7 @@ func (c *proxyChange) restore(ctx context.Context) error {
 	err := await(ctx, c.g.opts.Patience, c.wait("bring back", c.backName()), func(ctx context.Context) (string, bool, error) {
 		return c.restoreMore(ctx, back)
 	})
-	if err == nil && c.before.runs() && len(back) > 0 {
+	if err == nil && (c.before.runs() || c.others) && len(back) > 0 {
 		err = c.start(ctx)
 	}
 	if err != nil {
@@ -405,6 +414,7 @@ func (c *proxyChange) restoreMore(ctx context.Context, back map[string]wire.Arch
 	case now.state != fsm.ProxyStarted:
 		err = c.change(ctx, now.archives, back)
 	case c.stopSent.IsZero() || time.Since(c.stopSent) > c.g.stopLimit:
+		c.others = c.others || !c.before.runs() && !c.started
 		c.stopSent = time.Now()
 		err = c.client().Stop(ctx, c.vol, client.StopForce)
 	}

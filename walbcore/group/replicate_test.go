@@ -136,8 +136,11 @@ func TestReplicateOnceJoinsARunningCopy(t *testing.T) {
 	_, err = st.g.ReplicateOnceNbk(context.Background(), st.a0.conf, vol, st.a1.conf, ReplicateOptions{})
 	assert.Equal(t, walberr.Conflict, errorOf(t, err).Code)
 
-	st.a0.break_(fault{match: "get num-action", times: 1, happens: func() {
-		st.later(time.Millisecond, func() { st.a0.stuck = false })
+	asked := 0 // once to join the copy, then to watch it
+	st.a0.break_(fault{match: "get num-action", times: 2, happens: func() {
+		if asked++; asked == 2 {
+			st.later(time.Millisecond, func() { st.a0.stuck = false })
+		}
 	}})
 	c, err := st.replicateOnce(ReplicateOptions{})
 	require.NoError(t, err)
@@ -278,8 +281,11 @@ func TestReplicateOnceInterrupted(t *testing.T) {
 	st.locked(func() { assert.NotEqual(t, "Clear", st.a1.state, "a running copy is left alone") })
 
 	<-st.ended
-	st.a0.break_(fault{match: "get num-action", times: 1, happens: func() {
-		st.later(time.Millisecond, func() { st.a0.stuck = false })
+	asked := 0 // once to join the copy, then to watch it
+	st.a0.break_(fault{match: "get num-action", times: 2, happens: func() {
+		if asked++; asked == 2 {
+			st.later(time.Millisecond, func() { st.a0.stuck = false })
+		}
 	}})
 	c, err := st.replicateOnce(ReplicateOptions{})
 	require.NoError(t, err)

@@ -127,6 +127,29 @@ func TestSynchronizeLeavesAProxyStoppedOnPurpose(t *testing.T) {
 	assert.True(t, st.isSynchronizing(t, st.a1))
 }
 
+// TestUndoneChangeLeavesAProxyRunningThatAnotherSessionStarted: a proxy was
+// stopped when looked at, by another session that starts it again meanwhile.
+func TestUndoneChangeLeavesAProxyRunningThatAnotherSessionStarted(t *testing.T) {
+	st := newStage(t)
+	st.locked(func() { st.p1.state = "Stopped" })
+	st.a0.break_(fault{match: "replicate", refuse: "disk failure", happens: func() { st.p1.state = "Started" }})
+	_, err := st.synchronize(context.Background(), 0)
+	require.ErrorContains(t, err, "disk failure")
+	for _, p := range []*fakeProxy{st.p0, st.p1} {
+		state, archives := st.proxyState(p)
+		assert.Equal(t, "Started", state, p.conf.Name)
+		assert.Equal(t, []string{"a0"}, archives)
+	}
+}
+
+func TestSynchronizeSaysWhenAnotherSessionIsInItsWay(t *testing.T) {
+	st := newStage(t)
+	st.p0.break_(fault{match: "archive-info add", times: 1, refuse: "bad state:Started"})
+	_, err := st.synchronize(context.Background(), 0)
+	require.ErrorContains(t, err, "bad state:Started")
+	assert.Contains(t, errorOf(t, err).Hint, "another session")
+}
+
 // TestSynchronizeFillsAGap: an archive that was registered without having been
 // brought up to date, as a plain registration does.
 func TestSynchronizeFillsAGap(t *testing.T) {

@@ -151,7 +151,7 @@ func (s *fake) converse(c net.Conn) {
 	switch h.Protocol {
 	case wire.ProtoFeatures:
 		conn.W.Str(wire.OK)
-		conn.W.StrVec([]string{wire.FeatureReplStatus})
+		conn.W.StrVec([]string{wire.FeatureReplStatus, wire.FeatureActionStatus})
 		_ = conn.Finish()
 		return
 	case wire.ProtoArchiveInfo:

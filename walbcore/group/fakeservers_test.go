@@ -200,6 +200,7 @@ type fakeArchive struct {
 	implicit    map[meta.Gid]bool
 	restored    []meta.Gid
 	actions     map[string]int
+	garbage     []meta.Diff // diffs that lead nowhere
 	status      map[string]*wire.ReplStatus
 	fail        string // reason with which copies from here end; "" = they succeed
 	stuck       bool   // copies from here do not end
@@ -312,7 +313,7 @@ func (a *fakeArchive) do(name string, words []string, _ wire.ArchiveInfoRequest)
 		a.restored = slices.DeleteFunc(a.restored, func(g meta.Gid) bool { return g == gid })
 		return ok()
 	}
-	return refuse("findServerHandler:bad protocol:" + name + ":")
+	return a.upkeep(name, words)
 }
 
 // replicate begins a copy as the real archive does: the destination is asked
@@ -429,8 +430,6 @@ func (a *fakeArchive) get(target string, args []string) reply {
 			}
 		}
 		return lines(list)
-	case wire.TargetDiff:
-		return vec(nil)
 	case wire.TargetAllActions:
 		return vec([]string{fmt.Sprintf("%s Merge 0 --- Apply 0 --- Restore %d --- ReplSyncAsClient %d --- Resize 0 ---",
 			a.vol, a.actions["Restore"], a.actions["ReplSyncAsClient"])})
@@ -441,7 +440,7 @@ func (a *fakeArchive) get(target string, args []string) reply {
 		}
 		return lines(list)
 	}
-	return refuse("runGetCommandServer:no such target:" + target)
+	return a.upkeepTarget(target, args)
 }
 
 // fakeStorage is a scripted storage of one volume.

@@ -115,14 +115,14 @@ func help(ctx context.Context, e env, words []string) int {
 		return statusOK
 	case "wdev":
 		return printed(e.stdout, wdevHelp)
+	case "export":
+		return printed(e.stdout, exportHelp)
 	case "wdiff":
 		return printed(e.stdout, wdiffHelp)
 	case "wlog":
 		return printed(e.stdout, wlogHelp)
 	case "image":
 		return printed(e.stdout, imageHelp)
-	case "export":
-		return printed(e.stdout, exportHelp)
 	case "run":
 		return printed(e.stdout, runHelp())
 	case "version", "help":

@@ -20,14 +20,14 @@ func run(ctx context.Context, e env) int {
 		return serve(ctx, e, words)
 	case "wdev":
 		return devices(ctx, e, words)
+	case "export":
+		return exports(ctx, e, words)
 	case "wdiff":
 		return diffs(ctx, e, words)
 	case "wlog":
 		return logs(ctx, e, words)
 	case "image":
 		return images(ctx, e, words)
-	case "export":
-		return exports(ctx, e, words)
 	case "version", "-version", "--version":
 		return printed(e.stdout, versionText())
 	case "help", "-h", "-help", "--help":

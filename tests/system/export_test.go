@@ -68,7 +68,7 @@ func TestExport(t *testing.T) {
 	run(t, "qemu-io", "-f", "raw", "-c", "write -P 90 1m 64k", "-c", "read -P 90 1m 64k", "-c", "write -z 3m 2m", "-c", "read -P 0 3m 2m",
 		"-c", "discard 8m 1m", "-c", "flush", "-c", "write -f -P 7 9m 4k", "-c", "read -P 7 9m 4k", e.URI)
 	run(t, "fio", "--name=w", "--ioengine=nbd", "--uri="+e.URI, "--rw=randwrite", "--bs=4k-64k", "--bsrange=4k-64k", "--iodepth=16",
-		"--size=32m", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--output="+filepath.Join(t.TempDir(), "fio"))
+		"--size=32m", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_state_save=0", "--output="+filepath.Join(t.TempDir(), "fio"))
 	require.NoError(t, ops.UnexportSnapshot(ctx, a0, vol, gid, false))
 	e, err = ops.ExportSnapshot(ctx, a0, vol, gid, false)
 	require.NoError(t, err)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -277,10 +278,12 @@ func TestExportOfALargeVolume(t *testing.T) {
 	require.NoError(t, img.Close())
 	require.NoError(t, v.saveBase(meta.NewState(meta.CleanSnap(1), 1)))
 	require.NoError(t, v.sm.Set("test", fsm.ArchiveArchived))
+	began := time.Now()
 	c := nbdDial(t, r.export(t, 1, wire.ExportReadOnly).URI)
 	p := make([]byte, 4096)
 	_, err = c.ReadAt(p, 0)
 	require.NoError(t, err)
+	t.Logf("the first block came after %v", time.Since(began))
 	assert.Equal(t, byte(7), p[511])
 	assert.Equal(t, size.Bytes(), c.Bytes)
 	list, err := c.Extents(1<<39, 1<<31)

@@ -7,8 +7,10 @@
 // and quit, and the end of input, end the loop, as os.exit does.
 //
 // An interrupt clears the line at the prompt. While a statement runs, the
-// first ends it (see package vm); if it does not end, as a Go function that
-// does not look at its context would not, the second calls [Options].Leave.
+// first ends it (see package vm). If it does not end, as a Go function that
+// does not look at its context would not, the user is told so after a second,
+// and from then on an interrupt calls [Options].Leave; one that comes sooner,
+// of an impatient finger, means nothing.
 //
 // Scripts do not come here: the vm runs them whole and stops at their first
 // error.
@@ -61,8 +63,9 @@ type Options struct {
 	// Interrupts delivers Ctrl-C as a signal, which is how it arrives while a
 	// statement runs. nil if there is none.
 	Interrupts <-chan os.Signal
-	// Leave is called, on another goroutine than Run's, for a second interrupt of a
-	// statement that has not ended. It is to end the process. May be nil.
+	// Leave is called, on another goroutine than Run's, for each interrupt of a
+	// statement that the user knows not to end. It is to end the process and must
+	// not wait. May be nil.
 	Leave func()
 	// Describe prints a value in a way of its own, or reports false. May be nil.
 	Describe func(lua.LValue) (string, bool)
@@ -81,6 +84,7 @@ type loop struct {
 	mu      sync.Mutex
 	running bool // a statement runs
 	early   bool // an interrupt came for a statement that was entered but does not run yet
+	told    bool // the user was told that the running statement has not ended
 }
 
 // Run reads and runs statements until the input ends (nil), os.exit is called
@@ -130,7 +134,7 @@ func (l *loop) interrupt() bool {
 	case l.running && l.VM.Interrupted() == nil:
 		l.VM.Interrupt(ErrInterrupted)
 		return true
-	case l.running && l.Leave != nil:
+	case l.running && l.told && l.Leave != nil:
 		l.Leave()
 	case !l.running && !l.Lines.Reading():
 		l.early = true
@@ -138,11 +142,13 @@ func (l *loop) interrupt() bool {
 	return false
 }
 
-// stubborn reports whether a statement still runs that was interrupted.
+// stubborn reports whether a statement still runs that was interrupted. The
+// user is then to be told.
 func (l *loop) stubborn() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.running && l.VM.Interrupted() != nil
+	l.told = l.running && l.VM.Interrupted() != nil
+	return l.told
 }
 
 // begin and end enclose the run of a statement.
@@ -152,7 +158,7 @@ func (l *loop) begin() {
 	if l.VM.Interrupted() != nil {
 		l.VM.Reset()
 	}
-	l.running = true
+	l.running, l.told = true, false
 	if l.early {
 		l.early = false
 		l.VM.Interrupt(ErrInterrupted)

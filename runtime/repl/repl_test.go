@@ -22,6 +22,7 @@ type scripted struct {
 	lines      []string // "^C" is an interrupt
 	prompts    []string
 	remembered []string
+	noticed    chan string // takes notices; nil prints them
 }
 
 func (s *scripted) ReadLine(ctx context.Context, prompt string) (string, error) {
@@ -40,9 +41,15 @@ func (s *scripted) ReadLine(ctx context.Context, prompt string) (string, error) 
 	return line, nil
 }
 func (s *scripted) Remember(line string) { s.remembered = append(s.remembered, line) }
-func (s *scripted) Notice(line string)   { s.WriteString(line + "\n") }
-func (s *scripted) Close() error         { return nil }
-func (s *scripted) Reading() bool        { return false }
+func (s *scripted) Notice(line string) {
+	if s.noticed == nil {
+		s.WriteString(line + "\n")
+		return
+	}
+	s.noticed <- line
+}
+func (s *scripted) Close() error  { return nil }
+func (s *scripted) Reading() bool { return false }
 
 // session runs lines through the loop and gives what was printed.
 func session(t *testing.T, lines ...string) (string, *scripted, error) {
@@ -201,10 +208,12 @@ func TestInterruptBeforeTheStatementRuns(t *testing.T) {
 	assert.False(t, l.stubborn())
 }
 
-func TestSecondInterruptLeaves(t *testing.T) {
+// TestInterruptLeavesAStatementThatDoesNotEnd: not by a finger that hits twice,
+// but once the user knows.
+func TestInterruptLeavesAStatementThatDoesNotEnd(t *testing.T) {
 	interrupts := make(chan os.Signal)
-	left, started := make(chan struct{}), make(chan struct{})
-	s := &scripted{lines: []string{"deaf()"}}
+	left, started, told := make(chan struct{}), make(chan struct{}), make(chan string, 1)
+	s := &scripted{lines: []string{"deaf()"}, noticed: told}
 	v := vm.New(t.Context(), vm.Options{Stdout: s})
 	defer v.Close()
 	v.SetGlobal("deaf", v.State().NewFunction(func(*lua.LState) int {
@@ -217,7 +226,15 @@ func TestSecondInterruptLeaves(t *testing.T) {
 		done <- Run(t.Context(), Options{VM: v, Lines: s, Prompt: "> ", Interrupts: interrupts, Leave: func() { close(left) }})
 	}()
 	<-started
-	interrupts <- os.Interrupt
+	for range 3 {
+		interrupts <- os.Interrupt
+	}
+	assert.Contains(t, <-told, "still waiting")
+	select {
+	case <-left:
+		assert.Fail(t, "an impatient finger left")
+	default:
+	}
 	interrupts <- os.Interrupt
 	require.NoError(t, <-done)
 }

@@ -73,6 +73,22 @@ func (s *Session) queries() []kit.Verb {
 			},
 		},
 		{
+			Name:    "get_ts_delta",
+			Summary: "tell how far the destinations of a server are behind it",
+			Doc: "An archive tells of the replications that it ran since it was started, a storage of the last time that it asked its " +
+				"archive, which it does every minute. Where a destination has no snapshot, dest_gid, dest_ts and ts_delta are nil.",
+			Params: []kit.Param{{Name: "ax", PyName: "ax", Type: server("an archive or storage server", group.Archive, group.Storage), Required: true, Doc: "source"}},
+			Tier:   kit.Query,
+			Result: "a table of records: name, dest, kind, dest_kind, gid, ts, dest_gid, dest_ts, ts_delta",
+			Run: func(ctx context.Context, a kit.Args) (any, error) {
+				list, err := g.Client(ax(a)).TsDeltas(ctx)
+				if err != nil {
+					return nil, err
+				}
+				return tsDeltas(list), nil
+			},
+		},
+		{
 			Name:    "get_vol_list",
 			Summary: "list the volumes that a server knows",
 			Doc:     "In the order in which the server gives them.",
@@ -309,4 +325,31 @@ func statusTable(st group.VolumeStatus) statusEntry {
 		e.Archives[a.Server.Name] = entry
 	}
 	return e
+}
+
+// tsDeltaEntry is how scripts see how far a destination is behind.
+type tsDeltaEntry struct {
+	Name     string
+	Dest     string
+	Kind     string
+	DestKind string
+	Gid      meta.Gid
+	Ts       time.Time
+	DestGid  any // nil where the destination has no snapshot, as the following
+	DestTs   any
+	TsDelta  any // seconds
+}
+
+func tsDeltas(list []client.TsDelta) []tsDeltaEntry {
+	out := make([]tsDeltaEntry, 0, len(list))
+	for _, d := range list {
+		e := tsDeltaEntry{
+			Name: d.Volume, Dest: d.Dest, Kind: d.Kind, DestKind: d.DestKind, Gid: d.Gid, Ts: time.Unix(int64(d.Timestamp), 0),
+		}
+		if d.DestGid != meta.MaxGid {
+			e.DestGid, e.DestTs, e.TsDelta = d.DestGid, time.Unix(int64(d.DestTimestamp), 0), d.Delta
+		}
+		out = append(out, e)
+	}
+	return out
 }

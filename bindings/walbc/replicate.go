@@ -140,7 +140,7 @@ func syncOpt(a kit.Args) *group.SyncOpt {
 func resyncParam() kit.Param {
 	return kit.Param{
 		Name: "do_resync", PyName: "doResync", Type: kit.Bool, Default: false,
-		Doc: "let the destination overwrite its image by comparison; servers of this version refuse it",
+		Doc: "let the destination overwrite its image by comparison, also one of another full backup; its own snapshots are lost then",
 	}
 }
 
@@ -332,6 +332,35 @@ func (s *Session) synchronizing() []kit.Verb {
 	}
 }
 
+// backupParams are the parameters of both kinds of backup.
+func backupParams() []kit.Param {
+	return []kit.Param{
+		storageParam(), volParam(), timeoutParam(),
+		{Name: "block", PyName: "block", Type: kit.Bool, Default: true, Doc: "wait until a snapshot can be restored"},
+		{Name: "bulk_size_u", PyName: "bulkSizeU", Type: kit.Size, Doc: "bytes of one block, 512 to 4M; unset means 256K"},
+		syncOptParam(),
+	}
+}
+
+// runBackup is what both kinds of backup do.
+func (s *Session) runBackup(backUp func(context.Context, group.Server, string, group.FullBackupOptions) (group.BackupResult, error)) func(context.Context, kit.Args) (any, error) {
+	return func(ctx context.Context, a kit.Args) (any, error) {
+		opt := group.FullBackupOptions{Timeout: timeout(a), NoWait: !kit.Get[bool](a, "block"), Sync: syncOpt(a)}
+		if a.Given("bulk_size_u") {
+			opt.Bulk = kit.Get[int64](a, "bulk_size_u")
+		}
+		r, err := backUp(ctx, at(a, "sx"), vol(a), opt)
+		if err != nil {
+			return nil, err
+		}
+		s.warn(r.Warnings)
+		if !r.Waited {
+			return nil, nil
+		}
+		return r.Gid, nil
+	}
+}
+
 // backup lists the verbs that bring data from a storage to archives.
 func (s *Session) backup() []kit.Verb {
 	g := s.Group
@@ -341,29 +370,35 @@ func (s *Session) backup() []kit.Verb {
 			Summary: "copy a whole volume from its storage to the primary archive, and ship its log from then on",
 			Doc: "Comes back when the primary archive can restore a clean snapshot. With it a new lineage begins: the primary becomes " +
 				"the only archive of the volume at the proxies, and the others have to be replicated to anew.",
-			Params: []kit.Param{
-				storageParam(), volParam(), timeoutParam(),
-				{Name: "block", PyName: "block", Type: kit.Bool, Default: true, Doc: "wait until a snapshot can be restored"},
-				{Name: "bulk_size_u", PyName: "bulkSizeU", Type: kit.Size, Doc: "bytes of one block, 512 to 4M; unset means 256K"},
-				syncOptParam(),
-			},
+			Params: backupParams(),
 			Tier:   kit.Disruptive,
 			Result: "the gid that can be restored, or nil without block",
-			Run: func(ctx context.Context, a kit.Args) (any, error) {
-				opt := group.FullBackupOptions{Timeout: timeout(a), NoWait: !kit.Get[bool](a, "block"), Sync: syncOpt(a)}
-				if a.Given("bulk_size_u") {
-					opt.Bulk = kit.Get[int64](a, "bulk_size_u")
-				}
-				r, err := g.FullBackup(ctx, at(a, "sx"), vol(a), opt)
-				if err != nil {
-					return nil, err
-				}
-				s.warn(r.Warnings)
-				if !r.Waited {
-					return nil, nil
-				}
-				return r.Gid, nil
+			Run:    s.runBackup(g.FullBackup),
+		},
+		{
+			Name:    "hash_backup",
+			Summary: "bring what differs from a storage to the primary archive, and ship its log from then on",
+			Doc: "For a storage whose log was lost, or that takes the place of another one: the primary has the volume already, keeps " +
+				"its snapshots and gets one more. The storage must not be a target (walbc.stop first). Other archives that " +
+				"synchronize are made to again afterwards; those that cannot be are told as warnings, with what to do.",
+			Params: backupParams(),
+			Tier:   kit.Disruptive,
+			Result: "the new gid that can be restored, or nil without block",
+			Run:    s.runBackup(g.HashBackup),
+		},
+		{
+			Name:    "set_full_scan_bps",
+			Summary: "limit how fast a storage reads volumes for full and hash backups",
+			Doc:     "Holds for all volumes of the storage, also for a backup that runs, until its server ends; 0 is no limit.",
+			Params: []kit.Param{
+				storageParam(),
+				{Name: "throughput_u", PyName: "throughputU", Type: kit.Size, Required: true, Doc: "bytes per second, for example \"100M\"; 0 is no limit"},
 			},
+			Tier:   kit.Safe,
+			Result: "nothing",
+			Run: nothing(func(ctx context.Context, a kit.Args) error {
+				return g.Client(at(a, "sx")).SetFullScanBps(ctx, kit.Get[int64](a, "throughput_u"))
+			}),
 		},
 		{
 			Name:    "snapshot",

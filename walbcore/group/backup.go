@@ -10,6 +10,7 @@ import (
 
 	"walbsh/walbcore/client"
 	"walbsh/walbcore/fsm"
+	"walbsh/walbcore/meta"
 	"walbsh/walbcore/plan"
 	"walbsh/walbcore/walberr"
 	"walbsh/walbcore/wire"
@@ -83,18 +84,25 @@ func refusal(op string, s Server, vol string, code walberr.Code, found, expected
 
 const backupOp = "full_backup"
 
-// backup is a full backup at work.
+// backup is a full or hash backup at work.
 type backup struct {
 	g       *Group
+	op      string
+	command string           // of the storage
+	via     fsm.StorageState // of the storage, while it runs
+	begin   func(ctx context.Context) error
+	archive func(ctx context.Context, state fsm.ArchiveState) error // judges the primary
 	sx, a0  Server
 	vol     string
 	opt     FullBackupOptions
 	facts   []proxyFact
 	changes []*proxyChange
-	state   fsm.StorageState // of the storage, before
-	fresh   bool             // the archive did not know the volume before
-	others  []string         // archives that were synchronizing and will not be
-	passed  bool             // the backup reached its end though the plan did not see it
+	state   fsm.StorageState  // of the storage, before
+	fresh   bool              // the archive did not know the volume before
+	others  []string          // archives that were synchronizing and will not be
+	had     []meta.Restorable // what the primary could restore before
+	between []plan.Step       // done while the proxies stand still
+	passed  bool              // the backup reached its end though the plan did not see it
 
 	elsewhere string // where the storage backs up to if not to the primary
 	out       BackupResult
@@ -122,8 +130,10 @@ func (g *Group) FullBackup(ctx context.Context, sx Server, vol string, opt FullB
 		return BackupResult{}, err
 	}
 	began := time.Now()
-	b := &backup{g: g, sx: sx, a0: a0, vol: vol, opt: opt}
-	warnings, err := g.run(ctx, opt.Timeout, plan.Spec{Op: backupOp, Volume: vol, Build: b.build})
+	b := &backup{g: g, op: backupOp, command: "full-bkp", via: fsm.StorageFullSync, sx: sx, a0: a0, vol: vol, opt: opt}
+	b.begin = func(ctx context.Context) error { return g.Client(sx).FullBackup(ctx, vol, opt.Bulk) }
+	b.archive = b.mustBeEmpty
+	warnings, err := g.run(ctx, opt.Timeout, plan.Spec{Op: b.op, Volume: vol, Build: b.build})
 	if err != nil {
 		return BackupResult{}, err
 	}
@@ -143,11 +153,12 @@ func (b *backup) build(ctx context.Context) (*plan.Plan, error) {
 	if err := b.look(ctx); err != nil {
 		return nil, err
 	}
-	p := plan.New(backupOp, b.vol)
+	p := plan.New(b.op, b.vol)
 	if b.fresh {
 		p.Then(b.initArchiveStep())
 	}
 	stopAndChange(p, b.changes)
+	p.Then(b.between...)
 	startAll(p, b.changes)
 	switch b.state {
 	case fsm.StorageStandby:
@@ -157,11 +168,11 @@ func (b *backup) build(ctx context.Context) (*plan.Plan, error) {
 	}
 	if b.opt.NoWait {
 		return p.Then(plan.Step{
-			Name: "begin the full backup at " + b.sx.Name, Server: b.sx.Name, Do: b.begin, Final: true,
+			Name: "begin " + b.command + " at " + b.sx.Name, Server: b.sx.Name, Do: b.begin, Final: true,
 		}), nil
 	}
 	return p.Then(plan.Step{
-		Name: "full backup from " + b.sx.Name + " to " + b.a0.Name, Server: b.sx.Name, Final: true,
+		Name: b.command + " from " + b.sx.Name + " to " + b.a0.Name, Server: b.sx.Name, Final: true,
 		Do: b.run, UndoName: "cancel the backup", Undo: b.cancel,
 	}).Then(plan.Step{
 		Name: "wait for a clean snapshot at " + b.a0.Name, Server: b.a0.Name, Do: b.awaitClean,
@@ -174,17 +185,13 @@ func (b *backup) look(ctx context.Context) error {
 		return err
 	}
 	state, err := b.g.archiveState(ctx, b.a0, b.vol)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case state == fsm.ArchiveClear:
-		b.fresh = true
-	case state != fsm.ArchiveSyncReady:
-		return refusal(backupOp, b.a0, b.vol, walberr.BadState, "state "+state.String(), "Clear or SyncReady",
-			fmt.Sprintf("it holds a backup already; a hash backup refreshes it, stop(%[1]s, %[2]q) and reset(%[1]s, %[2]q) throw it away",
-				b.a0.Name, b.vol))
 	}
-	if b.facts, err = b.g.lookProxies(ctx, backupOp, b.vol); err != nil {
+	if err := b.archive(ctx, state); err != nil {
+		return err
+	}
+	if b.facts, err = b.g.lookProxies(ctx, b.op, b.vol); err != nil {
 		return err
 	}
 	others := map[string]bool{}
@@ -207,10 +214,29 @@ func (b *backup) look(ctx context.Context) error {
 	}
 	b.others = slices.Sorted(maps.Keys(others))
 	if !runs {
-		return refusal(backupOp, b.facts[0].server, b.vol, walberr.BadState, "all proxies are stopped for the volume", "one that runs",
+		return refusal(b.op, b.facts[0].server, b.vol, walberr.BadState, "all proxies are stopped for the volume", "one that runs",
 			fmt.Sprintf("start(%s, %q)", b.facts[0].server.Name, b.vol))
 	}
 	return nil
+}
+
+// mustBeEmpty refuses a primary that holds something: it says what would be
+// lost, since only the operator may throw it away.
+func (b *backup) mustBeEmpty(ctx context.Context, state fsm.ArchiveState) error {
+	switch state {
+	case fsm.ArchiveClear:
+		b.fresh = true
+		return nil
+	case fsm.ArchiveSyncReady:
+		return nil
+	}
+	found := "state " + state.String()
+	if list, err := b.g.Client(b.a0).Restorable(ctx, b.vol, true); err == nil && len(list) > 0 {
+		found += fmt.Sprintf(", with %s to gid %d", count(len(list), "snapshot"), list[len(list)-1].Gid)
+	}
+	return refusal(b.op, b.a0, b.vol, walberr.BadState, found, "Clear or SyncReady",
+		fmt.Sprintf("it holds a backup already; hash_backup(%[3]s, %[2]q) refreshes it, stop(%[1]s, %[2]q) and reset(%[1]s, %[2]q) throw it away",
+			b.a0.Name, b.vol, b.sx.Name))
 }
 
 // lookStorages refuses a storage that cannot begin, and others that would send
@@ -230,16 +256,16 @@ func (b *backup) lookStorages(ctx context.Context) error {
 		switch {
 		case storages[i] != b.sx:
 			if state != fsm.StorageStandby && state != fsm.StorageClear {
-				return refusal(backupOp, storages[i], b.vol, walberr.BadState, "state "+state.String(), "Standby or Clear",
+				return refusal(b.op, storages[i], b.vol, walberr.BadState, "state "+state.String(), "Standby or Clear",
 					"only one storage may be the target of a volume")
 			}
 		case state == fsm.StorageClear:
-			return refusal(backupOp, b.sx, b.vol, walberr.NotFound, b.sx.Name+" does not know this volume", "",
+			return refusal(b.op, b.sx, b.vol, walberr.NotFound, b.sx.Name+" does not know this volume", "",
 				fmt.Sprintf("init_storage(%s, %q, \"/dev/walb/NAME\") first", b.sx.Name, b.vol))
 		case state == fsm.StorageSyncReady, state == fsm.StorageStandby, state == fsm.StorageStopped:
 			b.state = state
 		default:
-			return refusal(backupOp, b.sx, b.vol, walberr.BadState, "state "+state.String(), "SyncReady, Standby or Stopped",
+			return refusal(b.op, b.sx, b.vol, walberr.BadState, "state "+state.String(), "SyncReady, Standby or Stopped",
 				fmt.Sprintf("stop(%s, %q) first if it is the target", b.sx.Name, b.vol))
 		}
 	}
@@ -266,7 +292,7 @@ func (b *backup) learnTarget(ctx context.Context) error {
 }
 
 func (b *backup) initArchiveStep() plan.Step {
-	return b.g.initArchiveStep(backupOp, b.a0, b.vol, func(context.Context) (bool, error) { return b.passed, nil })
+	return b.g.initArchiveStep(b.op, b.a0, b.vol, func(context.Context) (bool, error) { return b.passed, nil })
 }
 
 // leaveStandbyStep brings the storage from Standby to SyncReady.
@@ -292,18 +318,13 @@ func (b *backup) resetStep() plan.Step {
 	}
 }
 
-// begin makes the storage begin.
-func (b *backup) begin(ctx context.Context) error {
-	return b.g.Client(b.sx).FullBackup(ctx, b.vol, b.opt.Bulk)
-}
-
 // run begins the backup and waits until the storage is the target.
 func (b *backup) run(ctx context.Context) error {
 	if err := b.begin(ctx); err != nil {
 		return err
 	}
 	began := time.Now()
-	w := wait{op: "full-bkp", server: b.sx.Name, volume: b.vol, expected: "state Target"}
+	w := wait{op: b.command, server: b.sx.Name, volume: b.vol, expected: "state Target"}
 	return await(ctx, b.g.opts.Patience, w, func(ctx context.Context) (string, bool, error) {
 		state, err := b.g.storageState(ctx, b.sx, b.vol)
 		switch {
@@ -312,9 +333,9 @@ func (b *backup) run(ctx context.Context) error {
 		case state == fsm.StorageTarget:
 			return "", true, nil
 		case state == fsm.StorageSyncReady && time.Since(began) > b.g.settle:
-			err = refusal("full-bkp", b.sx, b.vol, walberr.Unavailable, "the backup ended and the storage is SyncReady again",
+			err = refusal(b.command, b.sx, b.vol, walberr.Unavailable, "the backup ended and the storage is SyncReady again",
 				"state Target", fmt.Sprintf("the logs of %s and %s say why; call again", b.sx.Name, b.a0.Name))
-		case state == fsm.StorageFullSync:
+		case state == b.via:
 			b.progress(ctx)
 		}
 		return "state " + state.String(), false, err
@@ -349,7 +370,7 @@ func (b *backup) cancel(ctx context.Context) error {
 			return "", true, nil
 		case state == fsm.StorageSyncReady && time.Since(began) > b.g.settle:
 			return "", true, nil
-		case state == fsm.StorageFullSync && !sent:
+		case state == b.via && !sent:
 			sent = true
 			err = b.g.Client(b.sx).Stop(ctx, b.vol, client.StopForce)
 		}
@@ -365,26 +386,34 @@ func (b *backup) unlessPassed(ctx context.Context, undo func(ctx context.Context
 	return undo(ctx)
 }
 
-// awaitClean waits until the archive has its first clean snapshot.
+// isNew reports whether the newest snapshot of a list was not there before.
+func (b *backup) isNew(list []meta.Restorable) bool {
+	if len(list) == 0 || len(b.had) == 0 {
+		return len(list) > 0
+	}
+	return list[len(list)-1].Gid > b.had[len(b.had)-1].Gid
+}
+
+// awaitClean waits until the archive has the first clean snapshot of the backup.
 func (b *backup) awaitClean(ctx context.Context) error {
 	if err := b.g.kickProxies(ctx, b.nowRunning(), b.vol, b.a0); err != nil {
 		plan.Warn(ctx, err)
 	}
-	w := wait{op: backupOp, server: b.a0.Name, volume: b.vol, expected: "a restorable snapshot", hint: b.elsewhere}
+	w := wait{op: b.op, server: b.a0.Name, volume: b.vol, expected: "a restorable snapshot", hint: b.elsewhere}
 	if w.hint == "" {
 		w.hint = "the backup itself is done; get_restorable shows when its snapshot is there"
 	}
 	next := time.Now().Add(nudge)
 	return await(ctx, b.g.opts.Patience, w, func(ctx context.Context) (string, bool, error) {
 		list, err := b.g.Client(b.a0).Restorable(ctx, b.vol, false)
-		if err != nil || len(list) == 0 {
+		if err != nil || !b.isNew(list) {
 			if time.Now().After(next) {
 				// The storage may have found no proxy before they were started, and waits for its time.
 				next = time.Now().Add(nudge)
 				_ = b.g.Kick(ctx, b.sx)
 				_ = b.g.kickProxies(ctx, b.nowRunning(), b.vol, b.a0)
 			}
-			return "nothing restorable", false, err
+			return "no new snapshot", false, err
 		}
 		b.out.Gid, b.out.Waited = list[len(list)-1].Gid, true
 		return "", true, nil

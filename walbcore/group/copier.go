@@ -115,19 +115,29 @@ func (c *copier) sameLineage(ctx context.Context) error {
 	if c.opt.Resync {
 		return nil
 	}
-	src, err := c.g.Client(c.src).ArchiveUUID(ctx, c.vol)
-	if err != nil {
-		return err
-	}
-	dst, err := c.g.Client(c.dst).ArchiveUUID(ctx, c.vol)
+	src, dst, err := c.lineages(ctx)
 	if err != nil {
 		return err
 	}
 	if src != dst {
 		return c.refuse(c.dst, walberr.DifferentUUID, "archive uuid "+dst.String(), src.String()+" as at "+c.src.Name,
-			fmt.Sprintf("its data belongs to another full backup: clear the volume at %s, then call again", c.dst.Name))
+			fmt.Sprintf("its data belongs to another full backup: replicate with do_resync, which overwrites it, "+
+				"or clear the volume at %s, then call again", c.dst.Name))
 	}
 	return nil
+}
+
+// oneLineage reports whether both images descend from one full backup.
+func (c *copier) oneLineage(ctx context.Context) (bool, error) {
+	src, dst, err := c.lineages(ctx)
+	return src == dst, err
+}
+
+func (c *copier) lineages(ctx context.Context) (src, dst meta.UUID, err error) {
+	if src, err = c.g.Client(c.src).ArchiveUUID(ctx, c.vol); err == nil {
+		dst, err = c.g.Client(c.dst).ArchiveUUID(ctx, c.vol)
+	}
+	return src, dst, err
 }
 
 // sizeFits refuses a destination whose image is too small and will not grow by itself.
@@ -261,7 +271,13 @@ func (c *copier) copy(ctx context.Context) error {
 			return err
 		}
 		reason := c.count(ctx)
+		if joined && c.opt.Resync {
+			continue // that one has not compared everything
+		}
 		reached, err := c.reached(ctx)
+		if err == nil && c.opt.Resync && reason != "" {
+			reached = false // it had the gid before
+		}
 		if err != nil || reached {
 			return err
 		}
@@ -436,6 +452,11 @@ func (c *copier) reached(ctx context.Context) (bool, error) {
 	state, err := c.g.archiveState(ctx, c.dst, c.vol)
 	if err != nil || !active(state) {
 		return false, err
+	}
+	if c.opt.Resync {
+		if same, err := c.oneLineage(ctx); err != nil || !same {
+			return false, err
+		}
 	}
 	latest, err := c.g.Client(c.dst).MetaSnap(ctx, c.vol, meta.MaxGid)
 	return err == nil && latest.B != meta.MaxGid && latest.B >= c.goal, err

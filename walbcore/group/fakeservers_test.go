@@ -193,8 +193,9 @@ type fakeArchive struct {
 	state       string
 	stopState   string
 	lineage     meta.UUID
-	size        uint64 // logical blocks
-	volumeGroup string // of images in LVM
+	life        meta.UUID // of the log
+	size        uint64    // logical blocks
+	volumeGroup string    // of images in LVM
 	base        meta.Gid
 	snaps       []meta.Gid // after the base
 	implicit    map[meta.Gid]bool
@@ -295,6 +296,9 @@ func (a *fakeArchive) do(name string, words []string, _ wire.ArchiveInfoRequest)
 		})
 	case wire.ProtoReplicate:
 		return a.replicate(words)
+	case wire.ProtoSetUUID:
+		a.life, _ = meta.ParseUUID(words[1])
+		return ok()
 	case wire.ProtoRestore:
 		gid, _ := meta.ParseGid(words[1])
 		return accept(func() {
@@ -348,7 +352,7 @@ func (a *fakeArchive) replicate(words []string) reply {
 			if dst.state == "SyncReady" {
 				dst.state, st.Kind, st.LBTotal = "FullSync", "full", a.size
 				st.BytesSent = 1 << 20
-				dst.lineage, dst.size = a.lineage, a.size
+				dst.lineage, dst.life, dst.size = a.lineage, a.life, a.size
 			} else {
 				dst.state = "ReplSyncAsServer"
 			}
@@ -408,6 +412,8 @@ func (a *fakeArchive) get(target string, args []string) reply {
 		return num(0)
 	case wire.TargetArchiveUUID:
 		return str(a.lineage.String())
+	case wire.TargetUUID:
+		return str(a.life.String())
 	case wire.TargetExistsBaseImage:
 		return flagged(a.size > 0)
 	case wire.TargetVolumeGroup:
@@ -545,7 +551,7 @@ func (s *fakeStorage) do(name string, words []string, _ wire.ArchiveInfoRequest)
 					s.state = "Stopped"
 				case "Standby":
 					s.state = "SyncReady"
-				case "FullSync":
+				case "FullSync", "HashSync":
 					s.force = len(words) > 1 && words[1] == "force"
 				}
 			})
@@ -561,8 +567,37 @@ func (s *fakeStorage) do(name string, words []string, _ wire.ArchiveInfoRequest)
 			}
 		}
 		return refuse("backupClient:not accepted by archive:a0:backupServer:bad state:Clear")
+	case wire.ProtoHashBkp:
+		if s.state != "SyncReady" {
+			return refuse("backupClient:StateMachineTransaction:bad state:" + s.state + ":SyncReady:HashSync")
+		}
+		for _, srv := range s.w.servers {
+			if a, is := srv.self.(*fakeArchive); is && a.state == "Archived" {
+				s.state, a.state, s.force = "HashSync", "HashSync", false
+				return accept(func() { s.w.later(0, func() { s.hashBackup(a) }) })
+			}
+		}
+		return refuse("backupClient:not accepted by archive:a0:backupServer:bad state:SyncReady")
 	}
 	return refuse("findServerHandler:bad protocol:" + name + ":")
+}
+
+// hashBackup brings the archive what differs, and a new life of the log.
+func (s *fakeStorage) hashBackup(a *fakeArchive) {
+	s.w.later(s.w.copying, func() {
+		switch {
+		case s.broken || s.force:
+			s.state, a.state = "SyncReady", "Archived"
+		case s.stuck:
+			s.hashBackup(a)
+		default:
+			s.gid = a.latest() + 1
+			a.life[0]++
+			a.snaps, a.state = append(a.snaps, s.gid), "Archived"
+			s.state, s.pending = "Target", []meta.Diff{}
+			s.w.later(3*time.Millisecond, func() { s.write() })
+		}
+	})
 }
 
 func (s *fakeStorage) backup(a *fakeArchive) {

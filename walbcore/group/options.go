@@ -33,7 +33,7 @@ func DefaultSyncOpt() SyncOpt {
 // The zero value means the defaults.
 type ReplicateOptions struct {
 	Timeout   time.Duration // 0 = [DefaultTimeout]
-	Resync    bool          // overwrite a destination of another lineage; it loses its snapshots
+	Resync    bool          // overwrite the destination by comparison, also one of another lineage; it loses its snapshots
 	DontMerge bool          // send every diff as it is
 	Sync      *SyncOpt
 
@@ -48,7 +48,7 @@ type SynchronizeOptions struct {
 	Sync    *SyncOpt
 }
 
-// FullBackupOptions are the options of a full backup.
+// FullBackupOptions are the options of a full or hash backup.
 type FullBackupOptions struct {
 	Timeout time.Duration // 0 = [DefaultTimeout]
 	Bulk    int64         // bytes of one block, 512 to 4 MiB; 0 = the storage's default

@@ -118,10 +118,11 @@ func (r StopResult) String() string {
 	return "no longer synchronizing, removed from " + strings.Join(r.Removed, " ") + warningText(r.Warnings)
 }
 
-// BackupResult is the result of full_backup.
+// BackupResult is the result of full_backup and hash_backup.
 type BackupResult struct {
 	Gid      meta.Gid // the clean snapshot that the primary can restore; valid if Waited
 	Waited   bool
+	PutBack  []string // other archives that synchronize again behind a hash backup
 	Elapsed  time.Duration
 	Warnings []string
 }
@@ -129,7 +130,7 @@ type BackupResult struct {
 // String prints one line, for people.
 func (r BackupResult) String() string {
 	if !r.Waited {
-		return "full backup accepted" + warningText(r.Warnings)
+		return "backup accepted" + warningText(r.Warnings)
 	}
 	return fmt.Sprintf("gid %d in %s", r.Gid, shortTime(r.Elapsed)) + warningText(r.Warnings)
 }

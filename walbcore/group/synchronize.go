@@ -19,7 +19,8 @@ import (
 //
 //  1. stop all running proxies, when they have delivered what they hold;
 //  2. add dst to the list of archives at all proxies;
-//  3. copy what dst lacks from src, as [Group.ReplicateOnce];
+//  3. copy what dst lacks from src, as [Group.ReplicateOnce], and let dst take
+//     the log that src takes;
 //  4. start the proxies that ran;
 //  5. kick the storages, and check that the proxies run, have dst, and hold
 //     nothing that dst cannot take.
@@ -108,6 +109,12 @@ func (s *syncer) build(ctx context.Context) (*plan.Plan, error) {
 	}
 	last := s.copier.copyStep()
 	last.Pre = s.copier.aimAtEnd
+	last.Do = func(ctx context.Context) error {
+		if err := s.copier.copy(ctx); err != nil {
+			return err
+		}
+		return s.adoptLog(ctx)
+	}
 	p.Then(last)
 	startAll(p, s.changes)
 	return s.finish(p, s.g.kickSteps()), nil
@@ -119,6 +126,21 @@ func (s *syncer) finish(p *plan.Plan, kicks []plan.Step) *plan.Plan {
 	return p.Then(kicks...).Then(plan.Step{
 		Name: "check that " + dst.Name + " is synchronizing", Server: dst.Name, Do: s.verify,
 	})
+}
+
+// adoptLog gives dst the log life of src. Copied diffs do not bring it, and
+// after a hash backup dst would refuse all that comes from the proxies.
+func (s *syncer) adoptLog(ctx context.Context) error {
+	want, err := s.g.Client(s.copier.src).UUID(ctx, s.vol)
+	if err != nil {
+		return err
+	}
+	dst := s.g.Client(s.copier.dst)
+	have, err := dst.UUID(ctx, s.vol)
+	if err != nil || have == want {
+		return err
+	}
+	return dst.SetUUID(ctx, s.vol, want)
 }
 
 // kickDst makes the proxies send to dst now; after an outage their next try may

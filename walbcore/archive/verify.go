@@ -191,6 +191,8 @@ func (w *verifier) diff(ctx context.Context, store *diffstore.Store, d meta.Diff
 		w.total -= d.Size
 		return nil
 	}
+	end := w.done + d.Size // heads, and what cannot be read, count too
+	defer func() { w.done = end }()
 	whole := wire.Fault{What: d.FileName(), Blocks: size, Hurts: hurts}
 	if err != nil {
 		whole.Error = err.Error()

@@ -68,14 +68,13 @@ func (t *fileTool) openBase(ctx context.Context, name string) (offline.Base, err
 }
 
 func hashImage(ctx context.Context, t *fileTool, words []string) error {
-	const maxBulk = 1 << 30 / block.Size
 	bulk := t.blocksFlag("bulk", 0)
 	names, err := t.parse(words, 1, 0, "BASE")
 	if err != nil {
 		return err
 	}
-	if t.params["bulk"] && *bulk == 0 || *bulk > maxBulk {
-		return t.usage("--bulk is 512 to %s", block.FormatSize(maxBulk*block.Size))
+	if t.params["bulk"] && *bulk == 0 || *bulk > offline.MaxBulk {
+		return t.usage("--bulk is 512 to %s", block.FormatSize(offline.MaxBulk*block.Size))
 	}
 	v, err := t.view(ctx, names, "hash "+names[0])
 	if err != nil {

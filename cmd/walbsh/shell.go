@@ -16,6 +16,7 @@ import (
 	lua "github.com/yuin/gopher-lua"
 
 	"walbsh/bindings"
+	"walbsh/bindings/formats"
 	"walbsh/bindings/kit"
 	"walbsh/bindings/layout"
 	"walbsh/bindings/walbc"
@@ -272,7 +273,7 @@ const embeddedTimeout = time.Minute
 // state.
 func (s *session) install(ctx context.Context) (describe func(lua.LValue) (string, bool), err error) {
 	verbs := &walbc.Session{Group: s.group, Notice: s.notice}
-	registry, err := bindings.New(walbc.Module(verbs), walbc.Disk(verbs, s.volume))
+	registry, err := bindings.New(walbc.Module(verbs), walbc.Disk(verbs, s.volume), formats.Module())
 	if err != nil {
 		return nil, err
 	}

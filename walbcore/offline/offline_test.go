@@ -135,6 +135,8 @@ func TestMergedDiffsMakeTheSameImage(t *testing.T) {
 		h, err := view.Hash(t.Context(), 8)
 		require.NoError(t, err)
 		assert.Equal(t, sha(want), h.SHA256)
+		_, err = view.Hash(t.Context(), MaxBulk+1)
+		require.True(t, walberr.Is(err, walberr.Usage))
 		bulks := checksum.NewBulks(8*block.Size, 0)
 		_, err = bulks.Write(want)
 		require.NoError(t, err)

@@ -194,9 +194,17 @@ type ImageHash struct {
 	Blocks string // block hash as of the archive's command bhash, 32 digits; "" if none was asked for
 }
 
+// MaxBulk is the largest size of bulks for a block hash.
+const MaxBulk = 1 << 30 / block.Size
+
 // Hash reads the image and hashes it. bulk is the size of the block hash's
-// bulks; 0 makes none.
+// bulks, at most [MaxBulk]; 0 makes none.
 func (v *View) Hash(ctx context.Context, bulk block.LB) (ImageHash, error) {
+	if bulk > MaxBulk {
+		return ImageHash{}, &walberr.Error{
+			Op: "hash image", Code: walberr.Usage, Found: fmt.Sprintf("bulks of %d blocks", bulk), Expected: fmt.Sprintf("at most %d", uint64(MaxBulk)),
+		}
+	}
 	sum := sha256.New()
 	var w io.Writer = sum
 	var bulks *checksum.Bulks

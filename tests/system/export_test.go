@@ -54,6 +54,9 @@ func TestExport(t *testing.T) {
 	assert.Equal(t, want, digest(t, out))
 	run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", e.URI, restored.Path)
 	stop()
+	if os.Getenv("WALBSH_FUSE") != "" { // tests/system/run tells what it takes
+		asFile(t, e.URI, func(path string) { assert.Equal(t, want, digest(t, path)) })
+	}
 	require.NoError(t, w.some(ctx, 50))
 	_, err = ops.Snapshot(ctx, s0, vol, []group.Server{a0}, limit)
 	require.NoError(t, err)
@@ -74,6 +77,23 @@ func TestExport(t *testing.T) {
 	require.NoError(t, err)
 	run(t, "nbdcopy", e.URI, out)
 	assert.Equal(t, want, digest(t, out), "after an overlay")
+}
+
+// asFile mounts an export as a file, by FUSE, while use runs.
+func asFile(t *testing.T, uri string, use func(path string)) {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "snapshot")
+	fuse := exec.CommandContext(t.Context(), "nbdfuse", "--readonly", path, uri)
+	fuse.Stderr = os.Stderr
+	require.NoError(t, fuse.Start())
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	}, limit, 10*time.Millisecond)
+	use(path)
+	run(t, "fusermount3", "-u", dir)
+	require.NoError(t, fuse.Wait())
 }
 
 // run runs a program that must succeed, and gives what it printed.

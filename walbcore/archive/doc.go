@@ -33,6 +33,12 @@
 //   - The latest state is computed from base and diffs when it is asked for;
 //     there is no copy that could go stale.
 //   - Discarded blocks of a restored image are as the option Discard says.
+//   - While `base` says that diffs are being applied, the image is somewhere
+//     between two snapshots. Whoever reads it lays at least the diffs between
+//     them over it (meta.Manager does), and an apply that was broken off is
+//     completed at the next start, or by the next apply.
+//   - Diffs are removed behind what replaces them: a merged file that is
+//     published, a base image that is synced and said to be so.
 //
 // # What may run beside what
 //
@@ -44,6 +50,11 @@
 // state and stop then; whoever stops or resets a volume looks at the actions
 // last. A force stop ends the context of everything that runs on the volume,
 // and with it the connections.
+//
+// An exported snapshot (package nbd) is no action: it may stay for weeks, and
+// keeps no stop waiting. It has its files open and a claim on the base image;
+// who would bring that beyond the snapshot, or replace it, is refused (claims).
+// Exports end with the server.
 //
 // What may come in: image.Store for images, other archives only over TCP.
 package archive

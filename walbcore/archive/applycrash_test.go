@@ -82,6 +82,7 @@ func TestPowerLossInUpkeep(t *testing.T) {
 	assert.Equal(t, meta.CleanSnap(8), r.known(t, "v0").facts().base.B)
 	applying := 0
 	disk.each(t, 1, func(t *testing.T, l loss, s *Server) {
+		t.Helper()
 		f, state := inspect(t, s, "v0")
 		if state != fsm.ArchiveArchived {
 			require.Less(t, l.acked, int64(2), l.at)
@@ -110,7 +111,7 @@ func TestPowerLossInUpkeep(t *testing.T) {
 // TestFailingDiskInUpkeep: every change fails once. What is there stays right,
 // and the same again succeeds.
 func TestFailingDiskInUpkeep(t *testing.T) {
-	for fail := 40; ; fail += 5 {
+	for fail := 40; ; fail += 9 {
 		var mu sync.Mutex
 		n, hit, quiet := 0, "", false
 		disk := newDisk()

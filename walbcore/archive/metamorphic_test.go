@@ -179,7 +179,7 @@ func (f *fleet) check() {
 func TestMetamorphic(t *testing.T) {
 	seeds := []uint64{*metamorphicSeed}
 	if *metamorphicSeed == 0 {
-		seeds = []uint64{1, 2, 3, 4, 5}
+		seeds = []uint64{1, 2, 3}
 	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {

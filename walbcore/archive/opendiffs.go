@@ -128,7 +128,7 @@ func (w writing) write(ctx context.Context, recs wdiff.Stream) error {
 // paced is a stream that rests now and then, and tells how far it is.
 type paced struct {
 	wdiff.Stream
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // of the one writing that it is for
 	w   writing
 }
 

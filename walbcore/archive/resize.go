@@ -40,7 +40,7 @@ func (s *Server) resize(_ context.Context, r *server.Request, words []string) er
 	have, err := v.images.Size(v.name)
 	switch {
 	case walberr.Is(err, walberr.NotFound):
-		return server.Refusef(walberr.NotFound, "VolLvCache:lv does not existance in memory")
+		return server.Refusef(walberr.NotFound, "VolLvCache:lv does not existance in memory") //nolint:misspell // as the original spells it
 	case err != nil:
 		return err
 	case size < have:

@@ -169,7 +169,7 @@ func (v *volume) stillHolds(archive meta.UUID, gid meta.Gid) error {
 // sparse reads an image and spares its holes. It is for reading from front to
 // back, by one goroutine.
 type sparse struct {
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // of the one scan that it is for
 	img  image.Image
 	from block.LB    // everything from here to data is a hole
 	data block.Range // valid if known

@@ -79,10 +79,14 @@ func TestExclusions(t *testing.T) {
 		begin   func(c *client.Client) error
 		refused []string
 	}{
-		{"Apply", newGate(vfstest.OpWrite, "wb_v0"), func(c *client.Client) error { return c.Apply(t.Context(), "v0", 3) },
-			[]string{"apply", "merge", "replicate", "resize", "disable", "enable", "gc", "reload"}},
-		{"Merge", newGate(vfstest.OpWrite, "tmp??????"), func(c *client.Client) error { return c.MergeGid(t.Context(), "v0", 0, 3) },
-			[]string{"apply", "merge", "replicate", "disable", "enable", "gc", "reload"}},
+		{
+			"Apply", newGate(vfstest.OpWrite, "wb_v0"), func(c *client.Client) error { return c.Apply(t.Context(), "v0", 3) },
+			[]string{"apply", "merge", "replicate", "resize", "disable", "enable", "gc", "reload"},
+		},
+		{
+			"Merge", newGate(vfstest.OpWrite, "tmp??????"), func(c *client.Client) error { return c.MergeGid(t.Context(), "v0", 0, 3) },
+			[]string{"apply", "merge", "replicate", "disable", "enable", "gc", "reload"},
+		},
 	} {
 		t.Run(c.action, func(t *testing.T) {
 			r, w := gated(t, c.gate, 4)
@@ -107,7 +111,7 @@ func TestExclusions(t *testing.T) {
 			} {
 				err := do()
 				if !slices.Contains(c.refused, name) && name != "setbase" && c.action == "Merge" {
-					assert.NoError(t, err, name)
+					require.NoError(t, err, name)
 					continue
 				}
 				require.ErrorContains(t, err, "there are running action:"+c.action+":1", name)
@@ -280,7 +284,7 @@ func TestSnapshotAppliedPastWhileItIsRestored(t *testing.T) {
 	require.NoError(t, v.saveBase(meta.State{Applying: true, B: meta.Snap{B: 0, E: 1}, E: meta.CleanSnap(2), Timestamp: w.time}))
 	err := v.stillHolds(v.facts().archiveUUID, 1)
 	assert.True(t, walberr.Is(err, walberr.BadState), err)
-	assert.NoError(t, v.stillHolds(v.facts().archiveUUID, 2))
+	require.NoError(t, v.stillHolds(v.facts().archiveUUID, 2))
 	assert.Error(t, v.stillHolds(meta.UUID{1}, 2))
 }
 

@@ -1,7 +1,6 @@
 package diffstore
 
 import (
-	"errors"
 	"os"
 	"path"
 	"testing"
@@ -42,6 +41,6 @@ func TestReload(t *testing.T) {
 	assert.Len(t, s.All(), 3, "the list stays")
 	require.NoError(t, mem.Remove(bad))
 	_, err = mem.Stat(bad)
-	require.True(t, errors.Is(err, os.ErrNotExist))
+	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, s.Reload())
 }

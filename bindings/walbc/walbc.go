@@ -69,14 +69,26 @@ var serverClass = &kit.Class[group.Server]{
 }
 
 // Servers sets a global for each server of the layout, by its name, and ax for
-// the last archive, which the manual uses for any archive.
-func Servers(L *lua.LState, l group.Layout) {
+// the last archive, which the manual uses for any archive, unless a server is
+// called so. Where a name means something else already, that stays, and the
+// server gets the name with "_" behind it; the result gives those names by the
+// servers'. The modules and whatever else has a name are to be there before.
+func Servers(L *lua.LState, l group.Layout) (renamed map[string]string) {
+	renamed = map[string]string{}
 	for _, s := range l.All() {
-		L.SetGlobal(s.Name, serverClass.New(L, s))
+		name := s.Name
+		for L.GetGlobal(name) != lua.LNil {
+			name += "_"
+		}
+		if name != s.Name {
+			renamed[s.Name] = name
+		}
+		L.SetGlobal(name, serverClass.New(L, s))
 	}
-	if n := len(l.Archives); n > 0 {
+	if n := len(l.Archives); n > 0 && L.GetGlobal("ax") == lua.LNil {
 		L.SetGlobal("ax", serverClass.New(L, l.Archives[n-1]))
 	}
+	return renamed
 }
 
 // server is the parameter type of a server of one of some kinds.

@@ -105,6 +105,32 @@ func TestThePromptOnAnotherGroup(t *testing.T) {
 	assert.Equal(t, 5, <-p.status)
 }
 
+// TestCtrlCAtAQuestionEndsTheStatement: a pcall does not swallow it.
+func TestCtrlCAtAQuestionEndsTheStatement(t *testing.T) {
+	layout := bareGroup(t).LayoutFile()
+	p := newPrompt(t, "-c", layout).start(t)
+	p.see(t, "walbsh> ")
+	p.enter(t, "print(pcall(walbc.clear, a0, vol)) print('swallowed')")
+	p.see(t, "Type the volume's name to go on: ")
+	_, err := p.keys.WriteString("\x03")
+	require.NoError(t, err)
+	p.see(t, "interrupted\r\n")
+	p.see(t, "walbsh> ")
+	assert.NotContains(t, p.screen.String(), "\nswallowed")
+
+	// As a signal it ends what runs, and the terminal is still of use.
+	p.enter(t, "walbc.clear(a0, vol)")
+	p.see(t, "Type the volume's name to go on: ")
+	p.signals <- os.Interrupt
+	p.see(t, "still waiting for the statement to end")
+	p.enter(t, "vol")
+	p.see(t, "interrupted\r\n")
+	p.enter(t, "1 + 1")
+	p.see(t, "\n2\r\n")
+	p.enter(t, "os.exit(5)")
+	assert.Equal(t, 5, <-p.status)
+}
+
 func TestSignalsEndThePrompt(t *testing.T) {
 	layout := bareGroup(t).LayoutFile()
 	for sig, want := range map[os.Signal]int{syscall.SIGTERM: 143, syscall.SIGHUP: 129} {

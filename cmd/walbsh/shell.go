@@ -42,7 +42,7 @@ func shell(ctx context.Context, e env) int {
 	s := &session{env: e, shellArgs: a}
 	signals, work, patience := catchSignals(ctx, e, s.abandon)
 	defer signals.end()
-	err = s.work(work, signals)
+	err = s.work(work, patience, signals)
 	signals.closing()
 	closing := s.close(patience)
 	status := fail(e.stderr, err)
@@ -68,12 +68,14 @@ type session struct {
 	volume   string // "" where the layout names none
 	futures  *kit.Futures
 
+	leaving  atomic.Bool // leave was called
 	noticeMu sync.Mutex
 }
 
 // work does everything up to the end of the script or of the prompt. What it
-// opened is closed by close.
-func (s *session) work(ctx context.Context, signals *interrupts) error {
+// opened is closed by close. patience limits the bringing back where a statement
+// does not end.
+func (s *session) work(ctx, patience context.Context, signals *interrupts) error {
 	interactive := s.keys != nil && s.file == "" && len(s.code) == 0
 	if interactive {
 		if err := s.openLines(ctx); err != nil {
@@ -100,7 +102,7 @@ func (s *session) work(ctx context.Context, signals *interrupts) error {
 		signals.givePrompt()
 		return repl.Run(ctx, repl.Options{
 			VM: s.vm, Lines: s.lines, Prompt: "walbsh> ", Interrupts: signals.keyboard, Describe: describe,
-			Leave: func() { s.abandon((&signalError{os.Interrupt}).status()) },
+			Leave: func() { s.leave(patience) },
 		})
 	}
 	for _, fn := range chunks {
@@ -119,12 +121,7 @@ func (s *session) close(ctx context.Context) error {
 		s.futures.Close()
 	}
 	if s.group != nil {
-		for _, j := range s.group.Jobs().List() {
-			if j.Ended.IsZero() {
-				s.notice(fmt.Sprintf("job %d (%s %s) is bringing back what it changed; Ctrl-C cuts it short", j.ID, j.Op, j.Volume))
-			}
-		}
-		errs = append(errs, s.group.Close(ctx))
+		errs = append(errs, s.closeGroup(ctx))
 	}
 	s.bars.clear()
 	if g := s.embedded.Load(); g != nil {
@@ -137,6 +134,30 @@ func (s *session) close(ctx context.Context) error {
 		errs = append(errs, s.lines.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// closeGroup ends what runs on the group and brings back what it changed.
+func (s *session) closeGroup(ctx context.Context) error {
+	for _, j := range s.group.Jobs().List() {
+		if j.Ended.IsZero() {
+			s.notice(fmt.Sprintf("job %d (%s %s) is bringing back what it changed; Ctrl-C cuts it short", j.ID, j.Op, j.Volume))
+		}
+	}
+	return s.group.Close(ctx)
+}
+
+// leave ends the process though a statement runs that does not end. What was
+// changed is brought back first, unless it is called again.
+func (s *session) leave(ctx context.Context) {
+	status := (&signalError{os.Interrupt}).status()
+	if s.leaving.Swap(true) {
+		s.abandon(status)
+		return
+	}
+	go func() {
+		_ = s.closeGroup(ctx) // what fails is told as the end of its job
+		s.abandon(status)
+	}()
 }
 
 // abandon ends the process at once. Only the files of a temporary group are
@@ -281,7 +302,7 @@ func (s *session) install(ctx context.Context) (describe func(lua.LValue) (strin
 	var ended func(*kit.Future)
 	if s.lines != nil {
 		host.Out = s.lines
-		host.Confirm = s.lines.ReadLine
+		host.Confirm = func(_ context.Context, question string) (string, error) { return s.ask(ctx, question) }
 		ended = s.futureEnded
 	}
 	s.futures = kit.NewFutures(ctx, ended)
@@ -291,7 +312,6 @@ func (s *session) install(ctx context.Context) (describe func(lua.LValue) (strin
 		return nil, err
 	}
 	s.complete = repl.Completer(s.vm, installed.Words)
-	walbc.Servers(s.vm.State(), s.group.Layout())
 	if s.volume != "" {
 		s.vm.SetGlobal("vol", lua.LString(s.volume))
 	}
@@ -302,7 +322,21 @@ func (s *session) install(ctx context.Context) (describe func(lua.LValue) (strin
 	s.vm.SetGlobal("timeoutS", lua.LNumber(limit.Seconds()))
 	s.vm.SetGlobal("True", lua.LTrue)
 	s.vm.SetGlobal("False", lua.LFalse)
+	for server, name := range walbc.Servers(s.vm.State(), s.group.Layout()) {
+		s.notice(fmt.Sprintf("the server %s is called %s here: %[1]s means something else", server, name))
+	}
 	return installed.Describe, nil
+}
+
+// ask asks the user who runs a statement. Ctrl-C ends the statement, not only
+// the question, so that no pcall swallows it. ctx is the session's: a terminal
+// is of no further use when that of a read ends.
+func (s *session) ask(ctx context.Context, question string) (string, error) {
+	answer, err := s.lines.ReadLine(ctx, question)
+	if errors.Is(err, repl.ErrInterrupted) {
+		s.vm.Interrupt(err)
+	}
+	return answer, err
 }
 
 // notice prints a line beside the results. It may be called from any goroutine.

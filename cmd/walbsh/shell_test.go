@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"walbsh/walbcore/embed"
+	"walbsh/walbcore/group"
+	"walbsh/walbcore/plan"
 )
 
 // bareGroup opens an embedded group that is not backed up.
@@ -132,7 +135,7 @@ func TestSignalsEndScripts(t *testing.T) {
 	}{
 		"Lua":           {"print('on') while true do end", os.Interrupt, 130, "walbsh: interrupted\n"},
 		"no swallowing": {"print('on') while true do pcall(function() while true do end end) end", os.Interrupt, 130, "walbsh: interrupted\n"},
-		"operation":     {"print('on') walbc.wait_for_stopped(p0, vol, 'Started')", os.Interrupt, 130, "walbsh: interrupted: wait_for_stopped"},
+		"operation":     {"print('on') walbc.wait_for_stopped(p0, vol, 'Started')", os.Interrupt, 130, "walbsh: interrupted"},
 		"background":    {"walbc.async.wait_for_stopped(p0, vol, 'Started') print('on')", os.Interrupt, 130, "walbsh: interrupted\n"},
 		"terminated":    {"print('on') while true do end", syscall.SIGTERM, 143, "walbsh: terminated\n"},
 		"hung up":       {"print('on') while true do end", syscall.SIGHUP, 129, "walbsh: the terminal hung up\n"},
@@ -212,6 +215,62 @@ func TestAbandoningTakesTheTemporaryFilesAway(t *testing.T) {
 	assert.Equal(t, 130, <-p.exited)
 	requireEmpty(t, dir)
 	_ = g.Close() // its files are gone, which it may say
+}
+
+// TestLeaving is what Ctrl-C does with a statement that does not end: the first
+// waits for what is brought back, the second does not.
+func TestLeaving(t *testing.T) {
+	p := newProcess(t)
+	g, err := group.New(group.Layout{}, group.Options{})
+	require.NoError(t, err)
+	s := &session{env: p.env, group: g}
+	begun, undoing, brought := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	job, err := g.Jobs().Start(t.Context(), plan.Spec{Op: "synchronize", Volume: "vol", Build: func(context.Context) (*plan.Plan, error) {
+		return plan.New("synchronize", "vol").Then(plan.Step{
+			Name: "stop p0",
+			Do: func(ctx context.Context) error {
+				close(begun)
+				<-ctx.Done()
+				return ctx.Err()
+			},
+			Undo: func(context.Context) error {
+				close(undoing)
+				<-brought
+				return nil
+			},
+		}), nil
+	}})
+	require.NoError(t, err)
+	<-begun
+	s.leave(t.Context())
+	<-undoing
+	assert.Contains(t, p.err.String(), "job 1 (synchronize vol) is bringing back what it changed")
+	assert.Empty(t, p.exited)
+	s.leave(t.Context())
+	assert.Equal(t, 130, <-p.exited)
+	close(brought)
+	assert.Equal(t, 130, <-p.exited)
+	assert.Equal(t, []string{"undo stop p0"}, failureOf(t, job.Wait(t.Context())).Undone)
+}
+
+func failureOf(t *testing.T, err error) *plan.Failure {
+	t.Helper()
+	f, ok := errors.AsType[*plan.Failure](err)
+	require.True(t, ok, "%v", err)
+	return f
+}
+
+// TestServersWithTakenNames: none takes the place of anything else, and ax is
+// the server of that name.
+func TestServersWithTakenNames(t *testing.T) {
+	file := writeFile(t, t.TempDir(), "l.lua", `return { volume = "vol", archives = {
+	  { name = "ax", host = "127.0.0.1", port = 1 }, { name = "print", host = "127.0.0.1", port = 2 },
+	  { name = "walbc", host = "127.0.0.1", port = 3 }, { name = "vol", host = "127.0.0.1", port = 4 } } }`)
+	status, out, stderr := runWalbsh(t, "-c", file, "-e", "print(ax.name, print_.name, walbc_.name, vol_.name, vol, walbc.GID_MAX)")
+	require.Equal(t, statusOK, status, stderr)
+	assert.Equal(t, "ax\tprint\twalbc\tvol\tvol\t18446744073709551615\n", out)
+	assert.Contains(t, stderr, "the server walbc is called walbc_ here: walbc means something else\n")
+	assert.NotContains(t, stderr, "ax")
 }
 
 func TestEndableReads(t *testing.T) {

@@ -20,6 +20,8 @@ import (
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/simnet"
 	"walbsh/walbcore/transfer"
+	"walbsh/walbcore/vfs"
+	"walbsh/walbcore/wdiff"
 	"walbsh/walbcore/wire"
 )
 
@@ -306,6 +308,43 @@ func TestResyncsHealADamagedImage(t *testing.T) {
 	p.isFirst(t)
 }
 
+// TestResyncsCompareTheLatestImage: what the diffs have is not sent again, and
+// diffs that cannot be read are done without the next time.
+func TestResyncsCompareTheLatestImage(t *testing.T) {
+	for _, discard := range []wdiff.DiscardMode{wdiff.DiscardZero, wdiff.DiscardIgnore} {
+		p := newPair(t, 2000, 3, func(c *Config) { c.Discard = discard })
+		assert.Equal(t, wire.ReplDone, p.replicate(t, p.w.gid).State)
+		p.a0.rebased(t, "v0", p.w, 3)
+		f := p.a0.known(t, "v0")
+		require.NoError(t, f.saveArchiveUUID(meta.UUID{7})) // as behind another full backup
+		before := p.link.Bytes(simnet.ToServer)
+		assert.Equal(t, wire.ReplDone, p.resync(t).State)
+		assert.Less(t, p.link.Bytes(simnet.ToServer)-before, int64(10<<10), "it has all of it already")
+		p.w.ship(t, p.a0.addr, "v0", false)
+		assert.Equal(t, wire.ReplDone, p.replicate(t, p.w.gid).State)
+		if discard == wdiff.DiscardZero {
+			p.isFirst(t)
+		}
+		assert.True(t, bytes.Equal(p.w.at[3], baseImage(t, p.a1.s, "v0")))
+	}
+
+	p := newPair(t, 300, 3)
+	other := newWorld(9, 300)
+	require.NoError(t, other.backup(t.Context(), p.a1.addr, "v0"))
+	d, file := other.next(30, false)
+	require.NoError(t, other.send(t.Context(), p.a1.addr, "v0", d, file))
+	name := path.Join(memBase, "v0", d.FileName())
+	data, err := vfs.ReadFile(p.a1.s.cfg.FS, name, 1<<20)
+	require.NoError(t, err)
+	data[wdiff.HeaderSize+wdiff.PackHeaderSize+1] ^= 1
+	require.NoError(t, vfs.WriteFile(p.a1.s.cfg.FS, name, data))
+	assert.Equal(t, wire.ReplFailed, p.resync(t).State)
+	assert.Equal(t, "Archived", p.a1.state(t, "v0"))
+	st := p.resync(t)
+	assert.Equal(t, wire.ReplDone, st.State, st.Error)
+	p.isFirst(t)
+}
+
 // TestBrokenResyncsLeaveWhatWas: nothing is lost unless all that differs came.
 func TestBrokenResyncsLeaveWhatWas(t *testing.T) {
 	p := newPair(t, 300, 3)
@@ -357,10 +396,12 @@ func TestPowerLossInAResync(t *testing.T) {
 	cfg := disk.config()
 	a0, a1 := runMem(t), run(t, cfg)
 	w, other := newWorld(3, 48), newWorld(4, 48)
+	baseOfFirst := bytes.Clone(w.image)
 	require.NoError(t, w.backup(t.Context(), a0.addr, "v0"))
 	w.ship(t, a0.addr, "v0", false)
 	require.NoError(t, a1.client().InitVol(t.Context(), "v0", ""))
 	require.NoError(t, other.backup(t.Context(), a1.addr, "v0"))
+	other.ship(t, a1.addr, "v0", false)
 	other.ship(t, a1.addr, "v0", false)
 	require.NoError(t, a1.client().Restore(t.Context(), "v0", 1))
 	a1.awaitIdle(t, "v0")
@@ -393,8 +434,13 @@ func TestPowerLossInAResync(t *testing.T) {
 			require.NoError(t, s.cfg.Store.DeleteRestored("v0", 1))
 		}
 		gids := offline(t, s, "v0", live)
-		if live == other || f.diffsLen() > 0 {
+		switch {
+		case live == other:
+			assert.Equal(t, []meta.Gid{1, 2}, gids, l.at)
+		case f.diffsLen() > 0:
 			assert.Equal(t, []meta.Gid{1}, gids, l.at)
+		default:
+			assert.True(t, bytes.Equal(baseOfFirst, baseImage(t, s, "v0")), l.at)
 		}
 		_, err := s.cfg.FS.Open(path.Join(memBase, "v0", fileResync), os.O_RDONLY, 0)
 		require.ErrorIs(t, err, fs.ErrNotExist, l.at)

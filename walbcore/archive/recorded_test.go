@@ -41,7 +41,11 @@ type recording struct {
 // recorded reads all conversations: by name, direction, bytes. They are those
 // of package transfer, where they are played at the roles alone.
 var recorded = sync.OnceValues(func() (map[string]map[string][]byte, error) {
-	f, err := os.Open("../transfer/testdata/recorded.json.gz")
+	return readRecorded("../transfer/testdata/recorded.json.gz")
+})
+
+func readRecorded(path string) (map[string]map[string][]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -66,13 +70,27 @@ var recorded = sync.OnceValues(func() (map[string]map[string][]byte, error) {
 		}
 	}
 	return out, nil
-})
+}
 
 // recordings gives the conversations of a protocol that got beyond the negotiation.
 func recordings(t *testing.T, protocol string) []recording {
 	t.Helper()
 	all, err := recorded()
 	require.NoError(t, err)
+	return chosen(t, all, protocol)
+}
+
+// hashRecordings is recordings for conversations in which images are compared,
+// or latest snapshots are asked for.
+func hashRecordings(t *testing.T, protocol string) []recording {
+	t.Helper()
+	all, err := readRecorded("../transfer/testdata/recorded-hash.json.gz")
+	require.NoError(t, err)
+	return chosen(t, all, protocol)
+}
+
+func chosen(t *testing.T, all map[string]map[string][]byte, protocol string) []recording {
+	t.Helper()
 	var out []recording
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		streams := all[name]
@@ -109,6 +127,12 @@ func (r *recording) cutStack(t *testing.T) {
 // original did.
 func (r *recording) play(t *testing.T, to *rig) {
 	t.Helper()
+	require.Equal(t, hex.Dump(r.s2c), hex.Dump(r.exchange(t, to)), r.name)
+}
+
+// exchange lets the recorded client speak to an archive, and gives the answer.
+func (r *recording) exchange(t *testing.T, to *rig) []byte {
+	t.Helper()
 	conn, err := net.Dial("tcp", to.addr)
 	require.NoError(t, err)
 	defer conn.Close()
@@ -118,7 +142,7 @@ func (r *recording) play(t *testing.T, to *rig) {
 	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 	answer, err := io.ReadAll(conn)
 	require.NoError(t, err, r.name)
-	require.Equal(t, hex.Dump(r.s2c), hex.Dump(answer), r.name)
+	return answer
 }
 
 // stand makes an archive where the volume is in the state that the recorded

@@ -42,13 +42,14 @@ type replDest struct {
 	s    *Server
 	conn *wire.Conn
 	scope
-	offer  wire.ReplOffer
-	full   wire.ReplFullRequest
-	resync wire.ReplResyncRequest
-	hash   wire.ReplHashRequest
-	start  block.LB  // where the full replication begins
-	at     meta.Snap // where we stand, as the source was told
-	diff   wire.ReplDiffRequest
+	offer    wire.ReplOffer
+	archived bool // the volume was Archived when a resync began
+	full     wire.ReplFullRequest
+	resync   wire.ReplResyncRequest
+	hash     wire.ReplHashRequest
+	start    block.LB  // where the full replication begins
+	at       meta.Snap // where we stand, as the source was told
+	diff     wire.ReplDiffRequest
 }
 
 // Accept judges the volume.

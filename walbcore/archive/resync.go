@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/fsm"
-	"walbsh/walbcore/image"
 	"walbsh/walbcore/meta"
 	"walbsh/walbcore/server"
 	"walbsh/walbcore/transfer"
@@ -20,13 +20,19 @@ import (
 )
 
 // A resync turns the base image into that of another archive, of which only the
-// differences come. Until all of them are here nothing of the volume is touched;
-// then they are kept as a plan, which is carried out to its end, if need be at
-// the next start:
+// differences come. They are those to our latest image, of which more is likely
+// to be the same; or to the base image alone where there is no other, or the
+// diffs could not be read the last time. Until all differences are here nothing
+// of the volume is touched; then they are kept as a plan, which is carried out
+// to its end, if need be at the next start:
 //
-//	resync_diff   sorted wdiff file: what to write to the base image
+//	resync_diff   sorted wdiff file: what to write to the image compared with
 //	resync_state  plan record: what the volume is then. It is written when
 //	              resync_diff is durable, and removed first
+//
+// The image compared with is base and diffs up to a snapshot. So the diffs are
+// written to the base image, then resync_diff. Both may be repeated until the plan
+// says that it was done; only then the diffs go.
 const (
 	fileResyncDiff = "resync_diff"
 	fileResync     = "resync_state"
@@ -34,11 +40,13 @@ const (
 
 // resyncPlan is the content of resync_state.
 //
-//	state base | uuid | uuid archive
+//	state base | uuid | uuid archive | u64 gid | bool written
 type resyncPlan struct {
 	Base        meta.State
 	UUID        meta.UUID
 	ArchiveUUID meta.UUID
+	Gid         meta.Gid // snapshot that was compared with; [meta.MaxGid] is the base image alone
+	Written     bool     // the base image is what the plan wants
 }
 
 // Encode writes the plan.
@@ -46,6 +54,8 @@ func (p resyncPlan) Encode(w *wire.Writer) {
 	w.State(p.Base)
 	w.UUID(p.UUID)
 	w.UUID(p.ArchiveUUID)
+	w.U64(uint64(p.Gid))
+	w.Bool(p.Written)
 }
 
 // Decode reads the plan.
@@ -53,6 +63,8 @@ func (p *resyncPlan) Decode(r *wire.Reader) {
 	p.Base = r.State()
 	p.UUID = r.UUID()
 	p.ArchiveUUID = r.UUID()
+	p.Gid = meta.Gid(r.U64())
+	p.Written = r.Bool()
 }
 
 // Resync judges the request, and begins the move: from now on nothing reads or
@@ -73,6 +85,7 @@ func (d *replDest) Resync(ctx context.Context, req *wire.ReplResyncRequest) erro
 	if d.tx != nil { // the volume is SyncReady
 		return nil
 	}
+	d.archived = true
 	if err := d.beginMoment(ctx, name, fsm.ArchiveStop, fsm.ArchiveStopped); err != nil {
 		return err
 	}
@@ -86,10 +99,10 @@ func (d *replDest) Resync(ctx context.Context, req *wire.ReplResyncRequest) erro
 	return d.tx.Then(fsm.ArchiveResync, fsm.ArchiveArchived)
 }
 
-// BeginResync opens the base image, and makes the file that the differences go
-// to.
-func (d *replDest) BeginResync(context.Context) (transfer.CompareSink, error) {
-	old, err := d.v.images.Open(d.v.name)
+// BeginResync opens the image to compare with, and makes the file that the
+// differences go to.
+func (d *replDest) BeginResync(ctx context.Context) (transfer.CompareSink, error) {
+	old, gid, err := d.toCompare(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -97,17 +110,52 @@ func (d *replDest) BeginResync(context.Context) (transfer.CompareSink, error) {
 	if err != nil {
 		return nil, errors.Join(err, old.Close())
 	}
-	return &resyncSink{TempFile: tmp, old: old, d: d}, nil
+	return &resyncSink{TempFile: tmp, old: old, gid: gid, d: d}, nil
+}
+
+// toCompare opens the image to compare with, which nobody touches meanwhile.
+func (d *replDest) toCompare(ctx context.Context) (transfer.SourceImage, meta.Gid, error) {
+	if f := d.v.facts(); d.archived && !f.baseOnly {
+		gid := f.latest().B.B
+		if old, err := d.s.openSnapshot(ctx, d.v, gid); err == nil {
+			if old.diffs.fit(old.size) {
+				old.exclusive = true
+				return old, gid, nil
+			}
+			if err := old.Close(); err != nil {
+				return nil, 0, err
+			}
+		}
+	}
+	old, err := d.v.images.Open(d.v.name)
+	return old, meta.MaxGid, err
+}
+
+// fit reports whether all records can be read, and lie inside the image.
+func (o *openDiffs) fit(size block.LB) bool {
+	for _, f := range o.diffs {
+		for recs := f.Records(); ; {
+			r, err := recs.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil || r.End() > size {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // resyncSink takes the differences of a resync in.
 type resyncSink struct {
 	*vfs.TempFile
-	old image.Image
+	old transfer.SourceImage
+	gid meta.Gid // of old
 	d   *replDest
 }
 
-// Old is the base image.
+// Old is the image that is compared with.
 func (k *resyncSink) Old() transfer.BlockSource { return k.old }
 
 // Commit makes the plan, and carries it out. Once it is made the volume can no
@@ -120,12 +168,12 @@ func (k *resyncSink) Commit(ctx context.Context) error {
 	if _, err := k.TempFile.Commit(fileResyncDiff); err != nil {
 		return err
 	}
-	plan := resyncPlan{Base: req.Base, UUID: req.UUID, ArchiveUUID: req.ArchiveUUID}
+	plan := resyncPlan{Base: req.Base, UUID: req.UUID, ArchiveUUID: req.ArchiveUUID, Gid: k.gid}
 	if err := v.save(fileResync, plan.Encode); err != nil {
 		return errors.Join(err, v.removeResync())
 	}
 	k.d.tx.RollbackTo(fsm.ArchiveSyncReady)
-	if err := v.carryOut(ctx, plan, k.d.s.cfg.Discard); err != nil {
+	if err := k.d.s.carryOut(ctx, v, plan); err != nil {
 		return fmt.Errorf("resync of %s, which the next start of the server completes: %w", v.name, err)
 	}
 	v.learn(func(f *facts) { f.lastSync = k.d.s.now() })
@@ -136,6 +184,9 @@ func (k *resyncSink) Commit(ctx context.Context) error {
 
 // Close removes what has not become a plan, and ends the move.
 func (k *resyncSink) Close() error {
+	if img, ok := k.old.(*snapshotImage); ok && img.failed {
+		k.d.v.learn(func(f *facts) { f.baseOnly = true })
+	}
 	err := errors.Join(k.old.Close(), k.Abort())
 	k.d.tx.Rollback()
 	return err
@@ -143,15 +194,21 @@ func (k *resyncSink) Close() error {
 
 // carryOut makes the volume what the plan says. It may be repeated at any time
 // until it has succeeded.
-func (v *volume) carryOut(ctx context.Context, plan resyncPlan, discard wdiff.DiscardMode) error {
+func (s *Server) carryOut(ctx context.Context, v *volume, plan resyncPlan) error {
 	if err := v.saveState(fsm.ArchiveSyncReady); err != nil {
 		return err
 	}
 	if err := v.removeFullRepl(); err != nil {
 		return err
 	}
-	if err := v.writeDifferences(ctx, discard); err != nil {
-		return err
+	if !plan.Written {
+		if err := s.writePlan(ctx, v, plan.Gid); err != nil {
+			return err
+		}
+		plan.Written = true
+		if err := v.save(fileResync, plan.Encode); err != nil {
+			return err
+		}
 	}
 	if err := v.removeRestored(); err != nil {
 		return err
@@ -171,11 +228,41 @@ func (v *volume) carryOut(ctx context.Context, plan resyncPlan, discard wdiff.Di
 	if err := v.saveState(fsm.ArchiveArchived); err != nil {
 		return err
 	}
+	v.learn(func(f *facts) { f.baseOnly = false })
 	return v.removeResync()
 }
 
-// writeDifferences writes resync_diff to the base image, durably.
-func (v *volume) writeDifferences(ctx context.Context, discard wdiff.DiscardMode) (err error) {
+// writePlan makes the base image what was compared with, and writes the
+// differences to it, durably. What was discarded was compared as zeros.
+func (s *Server) writePlan(ctx context.Context, v *volume, gid meta.Gid) (err error) {
+	img, err := v.images.Open(v.name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+	write := func(recs wdiff.Stream) error {
+		_, err := wdiff.Apply(ctx, recs, &flushing{Image: img}, wdiff.ApplyOptions{Size: img.Size(), Discard: wdiff.DiscardZero})
+		return err
+	}
+	if gid != meta.MaxGid {
+		f := v.facts()
+		var list []meta.Diff
+		ok := false
+		f.view(func(m *meta.Manager) { list, ok = m.ListToScan(f.base, gid, 0) })
+		if !ok {
+			return &walberr.Error{
+				Op: "resync", Volume: v.name, Code: walberr.Checksum, Found: fmt.Sprintf("no way from the base image at %s to gid %d", f.base, gid),
+			}
+		}
+		// All at a time, so that nothing is read that was not read when it was compared.
+		o, err := v.openDiffs(list)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(write(o.merged(0)), o.Close()); err != nil {
+			return err
+		}
+	}
 	f, err := v.fsys.Open(v.file(fileResyncDiff), os.O_RDONLY, 0)
 	if err != nil {
 		return err
@@ -189,12 +276,7 @@ func (v *volume) writeDifferences(ctx context.Context, discard wdiff.DiscardMode
 	if err != nil {
 		return err
 	}
-	img, err := v.images.Open(v.name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, img.Close()) }()
-	if _, err := wdiff.Apply(ctx, diff.Records(), img, wdiff.ApplyOptions{Size: img.Size(), Discard: discard}); err != nil {
+	if err := write(diff.Records()); err != nil {
 		return err
 	}
 	return img.Sync()
@@ -202,7 +284,7 @@ func (v *volume) writeDifferences(ctx context.Context, discard wdiff.DiscardMode
 
 // completeResync carries out the plan that an earlier run of the server left,
 // if there is one, and gives the state of the volume.
-func (v *volume) completeResync(ctx context.Context, state fsm.ArchiveState, discard wdiff.DiscardMode) (fsm.ArchiveState, error) {
+func (s *Server) completeResync(ctx context.Context, v *volume, state fsm.ArchiveState) (fsm.ArchiveState, error) {
 	planned, err := vfs.Exists(v.fsys, v.file(fileResync))
 	if err != nil || !planned {
 		return state, err
@@ -211,7 +293,7 @@ func (v *volume) completeResync(ctx context.Context, state fsm.ArchiveState, dis
 	if err := v.read(fileResync, plan.Decode); err != nil {
 		return state, err
 	}
-	if err := v.carryOut(ctx, plan, discard); err != nil {
+	if err := s.carryOut(ctx, v, plan); err != nil {
 		return state, &walberr.Error{
 			Op: "complete resync", Volume: v.name, Code: walberr.CodeOf(err), Err: err,
 			Hint: "remove the cause and start again; or remove " + fileResync + " and the volume is empty",

@@ -210,7 +210,13 @@ func (s *Server) loadOne(name string) error {
 	if !ok {
 		return s.removeRemnant(v)
 	}
-	state, err := v.load(s.cfg.Discard)
+	state, err := v.load()
+	if err == nil {
+		state, err = s.completeResync(context.Background(), v, state)
+	}
+	if err == nil {
+		err = v.recover(state, v.facts())
+	}
 	if err != nil {
 		return err
 	}

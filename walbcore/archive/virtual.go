@@ -15,7 +15,9 @@ import (
 // from front to back. It is a transfer.SourceImage.
 type snapshotImage struct {
 	*scan
-	pos block.LB // everything before was read or passed over
+	pos       block.LB // everything before was read or passed over
+	exclusive bool     // nobody else touches the volume, whatever its state is
+	failed    bool     // it could not be read
 }
 
 // openSnapshot opens the image at a snapshot, clean or not.
@@ -39,10 +41,19 @@ func (i *snapshotImage) NextData(ctx context.Context, from block.LB) (block.Rang
 	}
 	n, err := i.read.SkipZeros(ctx, i.base)
 	i.pos += n
+	i.failed = i.failed || err != nil && ctx.Err() == nil
 	if err != nil || i.pos == i.size {
 		return block.Range{Addr: i.size}, err
 	}
-	return block.Range{Addr: i.pos, Len: 1}, i.v.stillHolds(i.archive, i.gid)
+	return block.Range{Addr: i.pos, Len: 1}, i.check()
+}
+
+// check fails when what was read cannot be trusted.
+func (i *snapshotImage) check() error {
+	if i.exclusive {
+		return nil
+	}
+	return i.v.stillHolds(i.archive, i.gid)
 }
 
 // ReadAt reads what comes next. The part of it that was passed over is zeros.
@@ -56,12 +67,16 @@ func (i *snapshotImage) ReadAt(p []byte, off int64) (int, error) {
 	if passed == int64(len(p)) {
 		return len(p), nil
 	}
-	n, err := i.next(p[passed:])
+	n, err := io.ReadFull(i.read, p[passed:])
 	i.pos += block.FromBytes(int64(n))
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return int(passed) + n, err
+	if err != nil {
+		i.failed = true
+		return int(passed) + n, err
+	}
+	return int(passed) + n, i.check()
 }
 
 func (i *snapshotImage) outOfOrder(at block.LB) error {

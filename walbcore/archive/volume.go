@@ -17,7 +17,6 @@ import (
 	"walbsh/walbcore/server"
 	"walbsh/walbcore/vfs"
 	"walbsh/walbcore/walberr"
-	"walbsh/walbcore/wdiff"
 	"walbsh/walbcore/wire"
 )
 
@@ -68,6 +67,7 @@ type facts struct {
 	archiveUUID meta.UUID
 	fullRepl    *wire.FullReplState // as in the file, never changed in place; nil when there is none
 	diffs       *diffstore.Store    // nil iff the volume has no files
+	baseOnly    bool                // the diffs could not be read when images were compared
 	lastSync    uint64              // when the last backup or full replication ended, Unix seconds; 0 = never since the start
 	lastWdiff   uint64              // when the last diff came, likewise
 }
@@ -207,7 +207,7 @@ func (v *volume) removeDir() (gone bool, err error) {
 }
 
 // load reads a volume that has a state, and removes what a crash left.
-func (v *volume) load(discard wdiff.DiscardMode) (fsm.ArchiveState, error) {
+func (v *volume) load() (fsm.ArchiveState, error) {
 	var stateName string
 	var f facts
 	for _, file := range []struct {
@@ -241,10 +241,7 @@ func (v *volume) load(discard wdiff.DiscardMode) (fsm.ArchiveState, error) {
 		return 0, err
 	}
 	v.learn(func(kept *facts) { *kept = f })
-	if state, err = v.completeResync(context.Background(), state, discard); err != nil {
-		return 0, err
-	}
-	return state, v.recover(state, v.facts())
+	return state, nil
 }
 
 func (v *volume) read(name string, decode func(r *wire.Reader)) error {

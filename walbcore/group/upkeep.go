@@ -69,28 +69,19 @@ type upkeep struct {
 }
 
 // run gives the command, again while something else is in its way that will
-// pass, and waits for the fact. The archive begins a moment after it accepted,
-// so that no action means failure only after that moment.
+// pass, and waits for the fact. An action of the same kind that runs already is
+// waited for first: it may be the one that an earlier call began. The archive
+// begins a moment after it accepted, so that no action means failure only after
+// that moment.
 func (u upkeep) run(ctx context.Context) error {
 	cl := u.g.Client(u.ax)
-	until := time.Now().Add(u.g.opts.Busy)
 	tells, err := cl.HasFeature(ctx, wire.FeatureActionStatus)
 	if err != nil {
 		return err
 	}
-	var accepted time.Time
+	var until, accepted time.Time
 	w := wait{op: u.op, server: u.ax.Name, volume: u.vol, expected: u.goal, hint: "the archive goes on; the same call again waits for it"}
 	return await(ctx, u.g.opts.Patience, w, func(ctx context.Context) (string, bool, error) {
-		if accepted.IsZero() {
-			err := u.begin(ctx)
-			if err != nil && time.Now().Before(until) && passes(err) {
-				return err.Error(), false, nil
-			}
-			if err != nil {
-				return "", false, err
-			}
-			accepted = time.Now()
-		}
 		running, err := cl.NumAction(ctx, u.vol, u.action)
 		if err != nil {
 			return "", false, err
@@ -99,10 +90,26 @@ func (u upkeep) run(ctx context.Context) error {
 			u.report(ctx)
 		}
 		done, err := u.there(ctx)
-		if err == nil && !done && running == 0 && time.Since(accepted) > u.g.settle {
-			err = u.failure(ctx, tells)
+		switch {
+		case err != nil || running > 0 || done:
+			return "running", done && running == 0, err
+		case !accepted.IsZero():
+			if time.Since(accepted) > u.g.settle {
+				err = u.failure(ctx, tells)
+			}
+			return "running", false, err
 		}
-		return "running", done && running == 0, err
+		if until.IsZero() {
+			until = time.Now().Add(u.g.opts.Busy)
+		}
+		if err := u.begin(ctx); err != nil {
+			if time.Now().Before(until) && passes(err) {
+				return err.Error(), false, nil
+			}
+			return "", false, err
+		}
+		accepted = time.Now()
+		return "running", false, nil
 	})
 }
 

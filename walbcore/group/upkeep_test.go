@@ -155,6 +155,22 @@ func TestApplyWaitsForWhatIsInTheWay(t *testing.T) {
 	assert.Len(t, st.changes("apply"), 4)
 }
 
+// TestApplyJoinsOneThatRuns: it is waited for, however long it takes, and not
+// begun again.
+func TestApplyJoinsOneThatRuns(t *testing.T) {
+	st := newStage(t)
+	st.locked(func() {
+		st.a0.actions["Apply"] = 1
+		st.later(400*time.Millisecond, func() {
+			st.a0.actions["Apply"] = 0
+			st.a0.base, st.a0.snaps = 3, nil
+		})
+	})
+	_, err := st.g.Apply(context.Background(), st.a0.conf, vol, 3, 0)
+	require.NoError(t, err)
+	assert.Empty(t, st.changes())
+}
+
 func TestApplyThatFails(t *testing.T) {
 	st := newStage(t)
 	st.locked(func() { st.a0.fail = "the disk is broken" })

@@ -131,8 +131,8 @@ func TestFiles(t *testing.T) {
 		made = formats.wlog_gen("a.wlog", {size = "1m", log_size = "128k", max_io = "16k", lsid = 7, uuid = ("0123456789abcdef"):rep(2)})
 	`)
 	require.NoError(t, os.WriteFile("image1", make([]byte, 1<<20), 0o600))
-	for _, copy := range []string{"image2", "image3", "image4", "base"} {
-		require.NoError(t, os.WriteFile(copy, make([]byte, 1<<20), 0o600))
+	for _, name := range []string{"image2", "image3", "image4", "base"} {
+		require.NoError(t, os.WriteFile(name, make([]byte, 1<<20), 0o600))
 	}
 	for expr, want := range map[string]string{
 		`formats.wdiff_check("a.wdiff").kind`:                               `"sorted"`,

@@ -116,7 +116,7 @@ func (t *fileTool) open(ctx context.Context, name string) (*offline.Input, error
 
 func (t *fileTool) openInput(ctx context.Context, name string) (*offline.Input, error) {
 	if name == "-" {
-		return offline.Spool(ctx, "stdin", &endable{ctx: ctx, in: t.env.stdin})
+		return offline.Spool(ctx, "stdin", &endable{ctx: ctx, in: t.stdin})
 	}
 	st, err := os.Stat(name)
 	if err != nil || st.Mode()&os.ModeNamedPipe == 0 {

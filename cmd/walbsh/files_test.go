@@ -37,7 +37,7 @@ func TestSignalsEndTheWorkOnFiles(t *testing.T) {
 	for _, args := range []string{"wdiff check -", "wlog to-wdiff -o out -", "image hash -", "wdiff merge -o out -"} {
 		p := newProcess(t, strings.Fields(args)...)
 		in, never := io.Pipe()
-		p.env.stdin = in
+		p.stdin = in
 		p.signals <- os.Interrupt
 		assert.Equal(t, 130, p.run(t), args)
 		assert.Equal(t, "walbsh: ", p.err.String()[:8], args)
@@ -53,13 +53,19 @@ func TestNobodyReads(t *testing.T) {
 	status, _, err := runWalbsh(t, "wdiff", "gen", "-o", path)
 	require.Equal(t, statusOK, status, err)
 	for _, args := range [][]string{
-		{"wdiff", "show", path}, {"wdiff", "check", path}, {"wdiff", "check", "--json", path}, {"wdiff", "stat", path, path},
-		{"wdiff", "merge", "-o", "-", path}, {"wdiff", "merge", "-o", path + "x", path}, {"wdiff", "gen", "-o", "-"},
-		{"image", "hash", path + "img"}, {"image", "cat", path + "img"},
+		{"wdiff", "show", path},
+		{"wdiff", "check", path},
+		{"wdiff", "check", "--json", path},
+		{"wdiff", "stat", path, path},
+		{"wdiff", "merge", "-o", "-", path},
+		{"wdiff", "merge", "-o", path + "x", path},
+		{"wdiff", "gen", "-o", "-"},
+		{"image", "hash", path + "img"},
+		{"image", "cat", path + "img"},
 	} {
 		require.NoError(t, os.WriteFile(path+"img", make([]byte, 1024), 0o600))
 		p := newProcess(t, args...)
-		p.env.stdout = closedWriter{}
+		p.stdout = closedWriter{}
 		assert.Equal(t, statusFailed, p.run(t), "%q", args)
 		assert.Contains(t, p.err.String(), os.ErrClosed.Error(), "%q", args)
 	}
@@ -80,7 +86,7 @@ func TestProgressOfWorkOnFiles(t *testing.T) {
 
 func TestOutputsAreNotForTerminals(t *testing.T) {
 	p := newProcess(t, "wdiff", "gen", "-o", "-")
-	p.env.screen = os.Stderr
+	p.screen = os.Stderr
 	assert.Equal(t, statusUsage, p.run(t))
 	assert.Contains(t, p.err.String(), "stdout is a terminal")
 	assert.Empty(t, p.out.String())

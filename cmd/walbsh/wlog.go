@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/meta"
@@ -264,11 +265,11 @@ func convertLogs(ctx context.Context, t *fileTool, words []string) error {
 		return err
 	}
 	t.salvaged(done.Logs)
-	text := ""
+	var text strings.Builder
 	for _, l := range done.Logs {
-		text += fmt.Sprintf("converted until lsid %d\n", l.End)
+		fmt.Fprintf(&text, "converted until lsid %d\n", l.End)
 	}
-	return t.tell(t.result(*out), text, struct {
+	return t.tell(t.result(*out), text.String(), struct {
 		Logs []logJSON  `json:"logs"`
 		In   *statsJSON `json:"in"`
 	}{jsonLogs(done.Logs), jsonStats(done.In)})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"walbsh/walbcore/block"
 	"walbsh/walbcore/compress"
@@ -83,7 +84,8 @@ func (d LogRedone) Text() string {
 	if n := len(d.Logs); n > 0 {
 		begin, end = d.Logs[0].Header.Begin, d.Logs[n-1].End
 	}
-	text := fmt.Sprintf("Applied lsid range [%d, %d)\n", begin, end)
+	var b strings.Builder
+	fmt.Fprintf(&b, "Applied lsid range [%d, %d)\n", begin, end)
 	for _, f := range []struct {
 		name  string
 		value uint64
@@ -95,9 +97,10 @@ func (d LogRedone) Text() string {
 		{"ignored:", uint64(d.IgnoredLB), "LB"},
 		{"padding:", d.PaddingPB, "PB"},
 	} {
-		text += fmt.Sprintf("%-9s%10d %s\n", f.name, f.value, f.unit)
+		fmt.Fprintf(&b, "%-9s%10d %s\n", f.name, f.value, f.unit)
 	}
-	return text + fmt.Sprintf("%-13s%10d (%11d LB)\n", "clipped:", d.Clipped, d.ClippedLB)
+	fmt.Fprintf(&b, "%-13s%10d (%11d LB)\n", "clipped:", d.Clipped, d.ClippedLB)
+	return b.String()
 }
 
 // Convert says how ConvertLogs writes.

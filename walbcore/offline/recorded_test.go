@@ -387,7 +387,7 @@ func shape(tb testing.TB, p []byte) []string {
 	for entries := f.Entries(); ; {
 		_, e, err := entries.Next()
 		if errors.Is(err, io.EOF) {
-			return append(out, fmt.Sprint(p[len(p)-16:][:8])) // n_records, n_data
+			return append(out, hex.EncodeToString(p[len(p)-16:][:8])) // n_records, n_data
 		}
 		require.NoError(tb, err)
 		out = append(out, fmt.Sprint(e.Addr, e.Blocks, e.OrigBlocks, e.Skip))

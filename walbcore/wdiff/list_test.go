@@ -202,7 +202,8 @@ func TestOverlayIsAMapOfIntervals(t *testing.T) {
 		for i, w := range want {
 			g := got[i]
 			whole := recs[w.io]
-			require.Equal(t, w, interval{g.Addr, g.Blocks, g.Kind, int(g.Image.Sum)}, "seed %d", seed)
+			is := interval{g.Addr, g.Blocks, g.Kind, int(g.Image.Sum)}
+			require.Equal(t, w, is, "seed %d", seed)
 			if g.Kind == Normal {
 				require.Equal(t, g.Addr-whole.Addr, g.Image.Skip, "seed %d", seed)
 				require.Equal(t, whole.Blocks, g.Image.Blocks)

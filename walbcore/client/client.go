@@ -170,6 +170,10 @@ func (c *Client) failure(ctx context.Context, cmd command, server string, told b
 	switch {
 	case ctx.Err() != nil:
 		e.Code = walberr.CodeOf(ctx.Err())
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.Found, e.Err = "the time limit passed without an answer", nil
+			e.Hint = "does the server at " + c.addr + " hang, or was the limit too short?"
+		}
 	case e.Code == walberr.Unreachable && !told:
 		e.Hint = "is a server running at " + c.addr + "?"
 	case e.Code == walberr.Unreachable:
@@ -197,15 +201,13 @@ func (c *Client) usage(cmd command, err error) error {
 	return &walberr.Error{Op: op, Server: c.label(), Volume: cmd.volume, Code: walberr.Usage, Found: wire.RefusalText(err)}
 }
 
-// Features asks the server once which extensions of ours it has. An original
-// has none: the list is empty and no error.
+// Features asks the server which extensions of ours it has, and remembers the
+// answer. An original has none: the list is empty and no error.
 func (c *Client) Features(ctx context.Context) ([]string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.asked {
-		return slices.Clone(c.features), nil
+	if features, asked := c.known(); asked {
+		return features, nil
 	}
-	var features []string
+	var features []string // asked without the lock, which would hold others beyond their contexts
 	err := c.once(ctx, command{name: wire.ProtoFeatures, status: wire.OK, answer: func(r *wire.Reader) error {
 		features = r.StrVec()
 		return nil
@@ -216,8 +218,17 @@ func (c *Client) Features(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.asked, c.features = true, features
 	return slices.Clone(features), nil
+}
+
+// known gives the features if the server was asked before.
+func (c *Client) known() (features []string, asked bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.features), c.asked
 }
 
 // HasFeature reports whether the server has the named extension; see [Client.Features].

@@ -252,6 +252,36 @@ func TestWrongArgumentsAreNotSent(t *testing.T) {
 	}
 }
 
+// TestAHungServer: a question ends with its own context, whatever others wait
+// for, and says what to look at.
+func TestAHungServer(t *testing.T) {
+	hung := make(chan struct{}, 2)
+	f := newFake(t, func(c *wire.Conn, _ int32) {
+		welcome(c)
+		hung <- struct{}{}
+		c.R.U8() // until the client is gone
+	})
+	c := New(f.addr, Options{ID: "ctl0", Name: "a0", Timeout: time.Minute})
+	first, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := c.Features(first)
+		ended <- err
+	}()
+	<-hung
+	limited, stop := context.WithTimeout(t.Context(), time.Millisecond)
+	defer stop()
+	_, err := c.Features(limited)
+	e, ok := errors.AsType[*walberr.Error](err)
+	require.True(t, ok, "%v", err)
+	assert.Equal(t, walberr.Timeout, e.Code)
+	assert.Equal(t, "the time limit passed without an answer", e.Found)
+	assert.Contains(t, e.Hint, f.addr)
+	assert.Equal(t, "a0", e.Server)
+	cancel()
+	assert.Equal(t, walberr.Canceled, walberr.CodeOf(<-ended))
+}
+
 func TestFeatures(t *testing.T) {
 	ours := newFake(t, func(c *wire.Conn, _ int32) {
 		assert.Equal(t, wire.ProtoFeatures, welcome(c))

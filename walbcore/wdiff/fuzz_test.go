@@ -55,6 +55,20 @@ func FuzzFile(f *testing.F) {
 			}
 			require.Len(t, merged, n)
 		}
+		// The strict readers take no more than the others, and nothing else.
+		strict, strictErr := collect(file.StrictRecords())
+		if strictErr == nil {
+			require.NoError(t, err)
+			require.Equal(t, recs, strict)
+		}
+		entries := file.Entries()
+		for _, r := range recs {
+			got, e, err := entries.Next()
+			require.NoError(t, err)
+			require.Equal(t, r, got)
+			require.Equal(t, r.Addr, e.Addr)
+			require.Equal(t, r.Blocks, e.Blocks)
+		}
 		for it := file.Packs(); it != nil; {
 			if _, err := it.Next(nil); err != nil {
 				break

@@ -16,10 +16,16 @@ import (
 func (s *Session) picture(ctx context.Context, vol string) (any, error) {
 	if vol == "" {
 		vols, err := s.Group.Volumes(ctx)
-		if err != nil {
+		switch {
+		case len(vols) == 1: // whoever does not answer is drawn so
+		case err != nil:
 			return nil, err
-		}
-		if len(vols) != 1 {
+		case len(vols) == 0:
+			return nil, &walberr.Error{
+				Op: "layout", Code: walberr.NotFound, Found: "no server knows a volume yet",
+				Hint: `walbc.init_storage(s0, vol, "/dev/walb/NAME") and walbc.full_backup(s0, vol) make one known`,
+			}
+		default:
 			return nil, &walberr.Error{
 				Op: "layout", Code: walberr.Usage, Found: fmt.Sprintf("%d volumes", len(vols)),
 				Expected: "the name of one", Hint: "walbc.layout(vol); they are: " + strings.Join(vols, " "),
@@ -106,7 +112,28 @@ func draw(st group.VolumeStatus) string {
 		c.set(0, y, '|')
 	}
 	c.text(0, 11, "+->")
-	return c.String()
+	return c.String() + silent(st)
+}
+
+// silent names the servers that do not answer. What such a proxy sends where is
+// not known, and so not drawn.
+func silent(st group.VolumeStatus) string {
+	var b strings.Builder
+	note := func(s group.Server, err error) {
+		if err != nil {
+			fmt.Fprintf(&b, "\n%s does not answer", s.Name)
+		}
+	}
+	for _, s := range st.Storages {
+		note(s.Server, s.Err)
+	}
+	for _, p := range st.Proxies {
+		note(p.Server, p.Err)
+	}
+	for _, a := range st.Archives {
+		note(a.Server, a.Err)
+	}
+	return b.String()
 }
 
 // listing says in words what a picture would not hold.

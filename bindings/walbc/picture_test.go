@@ -1,6 +1,7 @@
 package walbc
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -59,6 +60,13 @@ func manual(registered ...string) group.VolumeStatus {
 func TestPicturesOfTheManual(t *testing.T) {
 	assert.Equal(t, strings.TrimPrefix(alone, "\n"), draw(manual("a0")))
 	assert.Equal(t, strings.TrimPrefix(following, "\n"), draw(manual("a0", "a1")))
+}
+
+func TestSilentServersAreNamedBelowThePicture(t *testing.T) {
+	st := manual("a0", "a1")
+	st.Archives[1].Err = errors.New("connection refused")
+	st.Storages[0].Err = errors.New("connection refused")
+	assert.Equal(t, strings.TrimPrefix(following, "\n")+"\ns0 does not answer\na1 does not answer", draw(st))
 }
 
 func TestOtherLayoutsAreListed(t *testing.T) {

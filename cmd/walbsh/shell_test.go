@@ -260,6 +260,19 @@ func failureOf(t *testing.T, err error) *plan.Failure {
 	return f
 }
 
+// TestThePictureWithAServerMissing: the volume need not be named for that.
+func TestThePictureWithAServerMissing(t *testing.T) {
+	tempDir(t)
+	status, out, stderr := runWalbsh(t, "--size", "4m", "--log-size", "1m", "-e", "walbc.shutdown(a1)",
+		"-e", "repeat local ok = pcall(walbc.get_state, a1, vol) until not ok print(walbc.layout())")
+	require.Equal(t, statusOK, status, stderr)
+	assert.Contains(t, out, "+->| a0 |    | a1 |\n   +----+    +----+\na1 does not answer\n")
+
+	status, _, stderr = runWalbsh(t, "--bare", "--size", "4m", "--log-size", "1m", "-e", "walbc.layout()")
+	assert.Equal(t, statusFailed, status)
+	assert.Contains(t, stderr, "layout: no server knows a volume yet (hint: walbc.init_storage(s0, vol")
+}
+
 // TestServersWithTakenNames: none takes the place of anything else, and ax is
 // the server of that name.
 func TestServersWithTakenNames(t *testing.T) {

@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -35,10 +36,14 @@ func (g *Group) isSynchronizing(ctx context.Context, op string, ax Server, vol s
 		return g.Client(px).ArchiveInfoList(ctx, vol)
 	})
 	if err != nil {
-		return false, &walberr.Error{
+		e := &walberr.Error{
 			Op: op, Volume: vol, Code: walberr.CodeOf(err), Found: "not every proxy answers", Err: err,
 			Hint: "start the missing proxy, or take it out of the layout",
 		}
+		if we, ok := errors.AsType[*walberr.Error](err); ok {
+			e.Server = we.Server
+		}
+		return false, e
 	}
 	var with, without []string
 	known := false

@@ -103,7 +103,8 @@ func checkFits(ctx context.Context, f *wdiff.File, size block.LB) error {
 func (v *View) Size() block.LB { return v.base.Size() }
 
 // read goes through the image: zeros is called for blocks that surely are
-// zeros, data for the others, with bytes that are valid during the call.
+// zeros, and counts them; data for the others, with bytes that are valid
+// during the call.
 func (v *View) read(ctx context.Context, zeros func(n block.LB) error, data func(p []byte) error) error {
 	buf := make([]byte, chunkSize)
 	for {
@@ -112,7 +113,6 @@ func (v *View) read(ctx context.Context, zeros func(n block.LB) error, data func
 		}
 		n, err := v.scan.SkipZeros(ctx, v.base)
 		if err == nil && n > 0 {
-			v.meter.Add(n.Bytes())
 			err = zeros(n)
 		}
 		if err != nil {
@@ -144,9 +144,11 @@ func (v *View) WriteTo(ctx context.Context, w io.Writer) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			if err := write(empty[:min(left, chunkSize)]); err != nil {
+			n := min(left, chunkSize)
+			if err := write(empty[:n]); err != nil {
 				return err
 			}
+			v.meter.Add(n)
 		}
 		return nil
 	}, write)
@@ -161,6 +163,7 @@ func (v *View) WriteFile(ctx context.Context, path string) error {
 		at := int64(0)
 		return v.read(ctx, func(n block.LB) error {
 			at += n.Bytes()
+			v.meter.Add(n.Bytes())
 			return nil
 		}, func(p []byte) error {
 			err := writeData(f, p, at)

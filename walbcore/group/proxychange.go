@@ -298,6 +298,9 @@ func (c *proxyChange) remove(ctx context.Context, name string) error {
 	return c.repeat(ctx, func(ctx context.Context) error { return c.client().ArchiveInfoDelete(ctx, c.vol, name) })
 }
 
+// otherSession is the hint where a proxy is not as it was left.
+const otherSession = "does another session operate this volume? call again when it has ended"
+
 // repeat repeats a command while it is refused for something that will pass:
 // a send that is ending. A proxy that does not stand still as it was left
 // belongs to somebody else, too.
@@ -309,7 +312,7 @@ func (c *proxyChange) repeat(ctx context.Context, command func(ctx context.Conte
 			return err.Error(), false, nil
 		}
 		if e, ok := errors.AsType[*walberr.Error](err); ok && e.Code == walberr.BadState && e.Hint == "" {
-			e.Hint = "does another session operate this volume? call again when it has ended"
+			e.Hint = otherSession
 		}
 		return "", err == nil, err
 	})

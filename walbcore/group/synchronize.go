@@ -221,7 +221,7 @@ func (s *syncer) verify(ctx context.Context) error {
 		return err
 	}
 	if !ok {
-		return s.copier.refuse(dst, walberr.BadState, "no proxy has it in its list", "all", "")
+		return s.copier.refuse(dst, walberr.BadState, "no proxy has it in its list", "all", otherSession)
 	}
 	until := time.Now().Add(s.g.opts.Busy)
 	w := wait{op: s.op, server: dst.Name, volume: s.vol, expected: "the waiting diffs to join"}

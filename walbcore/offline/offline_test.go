@@ -27,7 +27,7 @@ import (
 	"walbsh/walbcore/wlog"
 )
 
-const testVolume block.LB = 2048
+const testVolume block.LB = 1024
 
 // randomLog plans a log of some hundred IOs.
 func randomLog(rng *rand.Rand) LogPlan {
@@ -49,11 +49,8 @@ func generateLog(tb testing.TB, p LogPlan) (*Input, Log) {
 	return input("generated.wlog", buf.Bytes()), l
 }
 
-// randomCodec is mostly a fast one.
+// randomCodec is one of the fast ones.
 func randomCodec(rng *rand.Rand) compress.Type {
-	if rng.IntN(20) == 0 {
-		return compress.LZMA
-	}
 	return []compress.Type{compress.None, compress.Gzip, compress.Snappy, compress.LZ4, compress.Zstd}[rng.IntN(5)]
 }
 
@@ -61,7 +58,7 @@ func randomCodec(rng *rand.Rand) compress.Type {
 // writing the diff of that log, sorted or indexed, whatever its codec and its
 // limit.
 func TestLogsAndTheirDiffsMakeTheSameImage(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(8) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		in, _ := generateLog(t, randomLog(rng))
 		want := filled(testVolume.Bytes(), 0x5a)
@@ -114,7 +111,7 @@ func randomDiffs(tb testing.TB, rng *rand.Rand, n int) []*Input {
 // TestMergedDiffsMakeTheSameImage: writing diffs one after the other, writing
 // their merge, and reading the image with the diffs over it.
 func TestMergedDiffsMakeTheSameImage(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(8) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		diffs := randomDiffs(t, rng, 1+rng.IntN(5))
 		want := filled(testVolume.Bytes(), 0x5a)

@@ -428,11 +428,12 @@ func TestConversionsMakeTheRecordedDiffs(t *testing.T) {
 			done, err := ConvertLogs(t.Context(), &buf, ins, o)
 			require.NoError(t, err, v.Command)
 			want := sample(t, v.File)
-			assert.Equal(t, facts(t, want), facts(t, buf.Bytes()), v.Command)
+			records := facts(t, want)
+			assert.Equal(t, records, facts(t, buf.Bytes()), v.Command)
 			assert.Equal(t, shape(t, want), shape(t, buf.Bytes()), v.Command)
 			assert.Equal(t, want[:wdiff.HeaderSize], buf.Bytes()[:wdiff.HeaderSize], "%s: header", v.Command)
 			if !o.Indexed {
-				assert.Equal(t, len(facts(t, want)), done.Out.Normal+done.Out.AllZero+done.Out.Discard)
+				assert.Len(t, records, done.Out.Normal+done.Out.AllZero+done.Out.Discard)
 			}
 		}
 	}

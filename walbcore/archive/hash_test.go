@@ -518,3 +518,46 @@ func TestPowerLossInAHashBackup(t *testing.T) {
 		s.lock = nopCloser{}
 	})
 }
+
+// TestBrokenHashRoundsLeaveNothing: the destination stays where it was.
+func TestBrokenHashRoundsLeaveNothing(t *testing.T) {
+	p := newPair(t, 300, 2)
+	assert.Equal(t, wire.ReplDone, p.replicate(t, p.w.gid).State)
+	for range 3 {
+		p.w.ship(t, p.a0.addr, "v0", false)
+	}
+	p.a0.rebased(t, "v0", p.w, 4)
+	for _, n := range []int64{200, 3000} {
+		p.link.SetRules(simnet.Rule{Protocol: wire.ProtoReplSync, CutAfter: n, Cut: simnet.ToServer})
+		assert.Equal(t, wire.ReplFailed, p.replicate(t, p.w.gid).State)
+		assert.Equal(t, "Archived", p.a1.state(t, "v0"))
+		assert.Equal(t, meta.CleanSnap(2), p.a1.latest(t, "v0"))
+		noTemps(t, p.a1.s, "v0")
+	}
+	p.link.SetRules()
+	st := p.replicate(t, p.w.gid)
+	assert.Equal(t, wire.ReplDone, st.State, st.Error)
+	assert.Contains(t, p.a1.sameAs(t, "v0", p.w), p.w.gid)
+}
+
+// TestForceStopsEndResyncs at either side, and nothing is lost.
+func TestForceStopsEndResyncs(t *testing.T) {
+	p := newPair(t, 4000, 2)
+	other := newWorld(9, 4000)
+	require.NoError(t, other.backup(t.Context(), p.a1.addr, "v0"))
+	other.ship(t, p.a1.addr, "v0", false)
+	for _, r := range []*rig{p.a0, p.a1} {
+		p.link.SetRules(simnet.Rule{Protocol: wire.ProtoReplSync, Rate: 50 << 10})
+		require.NoError(t, p.a0.client().Replicate(t.Context(), "v0", client.Replication{
+			Dest: p.dest(t), ByGid: true, Value: uint64(p.w.gid), Bulk: bulk.Bytes(), Resync: true,
+		}))
+		p.a1.awaitState(t, "v0", fsm.ArchiveResync)
+		r.halt(t, "v0", client.StopForce)
+		p.link.SetRules()
+		p.a0.awaitIdle(t, "v0")
+		p.a1.awaitIdle(t, "v0")
+		require.NoError(t, r.client().Start(t.Context(), "v0", client.RoleNone))
+		assert.Equal(t, []meta.Gid{1}, p.a1.sameAs(t, "v0", other))
+		noTemps(t, p.a1.s, "v0")
+	}
+}

@@ -249,7 +249,7 @@ func TestHostileNewImages(t *testing.T) {
 		"pack of 9223372036854775807":    func(w *wire.Writer) { w.U8(0); w.U64(1<<63 - 1) },
 		"inside the volume":              func(w *wire.Writer) { pack(w, good(33)) },
 		"sorted records":                 func(w *wire.Writer) { pack(w, good(8)); pack(w, good(0)) },
-		"that sums to":                   func(w *wire.Writer) { p := good(0); p[9]++; pack(w, p) },
+		"at offset 32":                   func(w *wire.Writer) { p := good(0); p[9]++; pack(w, p) },
 		"the stream ends at byte 4, 4 m": func(w *wire.Writer) { w.U8(3); w.U8(0); w.U64(0x1000); w.Raw(nil) },
 	} {
 		a := &fakeArchive{img: newImage(40, 7), from: meta.CleanSnap(3)}

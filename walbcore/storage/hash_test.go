@@ -226,13 +226,15 @@ func TestBrokenHashBackupsCanBeRepeated(t *testing.T) {
 			a.update(func() { c.play(g, a) })
 			require.NoError(t, g.client().HashBackup(t.Context(), "v0", 0))
 			g.await(t, fsm.StorageSyncReady)
-			assert.Len(t, a.diffs, c.taken)
+			a.update(func() { assert.Len(t, a.diffs, c.taken) })
 			assert.Empty(t, g.server.tasks.List())
 			a.update(func() { a.onBegin, a.onCommit = nil, nil })
 			require.NoError(t, g.client().HashBackup(t.Context(), "v0", 0))
 			g.await(t, fsm.StorageTarget)
 			assert.True(t, bytes.Equal(g.content(t), a.image.clone().data))
-			g.proxies[0].awaitGid(t, a.latest.E)
+			var latest meta.Gid
+			a.update(func() { latest = a.latest.E })
+			g.proxies[0].awaitGid(t, latest)
 			// It is Target after a restart, too.
 			g.stop()
 			g.start(t)

@@ -75,6 +75,13 @@ func (f *osFile) control(call func(fd int) error) error {
 	return cerr
 }
 
+// Close gives the lock up at once. To close alone is not enough: a child
+// process that was being started at that moment still has the descriptor.
+func (f *osFile) Close() error {
+	err := f.control(func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) })
+	return errors.Join(err, f.File.Close())
+}
+
 func (f *osFile) Sync() error {
 	if err := f.control(unix.Fdatasync); err != nil {
 		return &fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err}

@@ -63,7 +63,7 @@ func TestNamesThatNoVolumeHas(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	assert.Equal(t, []string{"archive.lock", "v0", "walbsh-store"}, names)
+	assert.Equal(t, []string{"v0", "walbsh-store", "walbsh.lock"}, names)
 }
 
 // TestDamagedPeers lets the recorded peers say something else somewhere: the

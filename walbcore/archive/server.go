@@ -36,7 +36,7 @@ const FeatureRestoredPath = "restored-path"
 const TargetRestoredPath = "walbsh-restored-path"
 
 // lockFile is held in the base directory as long as the server lives.
-const lockFile = "archive.lock"
+const lockFile = "walbsh.lock"
 
 // Config says how an archive server behaves. Zero values mean the default,
 // where there is one.

@@ -140,7 +140,7 @@ func (b *hashBackup) putBack(ctx context.Context, began time.Time, name string) 
 		return "the backup was not waited for" + again
 	}
 	if snap, ok := b.ahead[name]; ok {
-		return fmt.Sprintf("it has %s, which the primary never got; replicate(%s, %q, %s, true, do_resync=true) compares it",
+		return fmt.Sprintf("it has %s, which the primary never got; replicate(%s, %q, %s, true, {do_resync=true}) compares it",
 			snap, b.a0.Name, b.vol, name)
 	}
 	timeout := b.opt.Timeout

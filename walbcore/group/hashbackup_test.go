@@ -38,7 +38,7 @@ func TestAHashBackupPutsTheOtherArchivesBack(t *testing.T) {
 	r, err := st.hashBackup(FullBackupOptions{Bulk: 4096})
 	require.NoError(t, err)
 	assert.True(t, r.Waited)
-	assert.Equal(t, meta.Gid(4), r.Gid)
+	assert.GreaterOrEqual(t, r.Gid, meta.Gid(4), "the scan ended at 4; log may have come since")
 	assert.Equal(t, []string{"a1"}, r.PutBack)
 	assert.Empty(t, r.Warnings)
 	assert.Equal(t, []string{"s0: reset-vol vol", "s0: hash-bkp vol 4096", "a1: dbg-set-uuid vol 01000000000000000000000000000000"},
@@ -66,7 +66,7 @@ func TestArchivesThatCannotBePutBackAreNamed(t *testing.T) {
 	}{
 		"it has more than the primary": {
 			prepare: func(st *stage) { st.a1.snaps = append(st.a1.snaps, 4) },
-			text:    `a1 no longer synchronizing: it has |4|, which the primary never got; replicate(a0, "vol", a1, true, do_resync=true) compares it`,
+			text:    `a1 no longer synchronizing: it has |4|, which the primary never got; replicate(a0, "vol", a1, true, {do_resync=true}) compares it`,
 		},
 		"it is of another lineage": {
 			prepare: func(st *stage) { st.a1.lineage = meta.UUID{9} },

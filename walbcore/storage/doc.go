@@ -14,7 +14,7 @@
 // atomically and durably (package vfs), the queue too. A directory without a
 // state is what an interrupted init-vol or clear-vol left, and is removed at
 // the start, if it holds nothing else. The base directory is locked by its file
-// storage.lock.
+// walbsh.lock.
 //
 // # How log is shipped
 //

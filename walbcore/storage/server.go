@@ -49,7 +49,7 @@ const (
 const FeatureVolumeIO = "volume-io"
 
 // lockFile is held in the base directory as long as the server lives.
-const lockFile = "storage.lock"
+const lockFile = "walbsh.lock"
 
 // Config says how a storage server behaves. Zero values mean the default,
 // where there is one.

@@ -208,7 +208,7 @@ func TestABackupUnderWrites(t *testing.T) {
 	at := 0
 	for _, to := range []meta.Gid{b.snap.E, gid, g.done(t).Gid} {
 		img := b.clone()
-		img.apply(t, b.uuid, to, diffs)
+		img.apply(t, b.uuid, 0, to, diffs)
 		n := s.prefix(t, img.data)
 		assert.GreaterOrEqual(t, n, at)
 		at = n

@@ -215,7 +215,7 @@ func TestKilledAtAnyTime(t *testing.T) {
 	assert.True(t, bytes.Equal(model, got), "acknowledged writes are there")
 	backups := a.backups
 	img := backups[len(backups)-1].clone()
-	img.apply(t, backups[len(backups)-1].uuid, gid, p.diffs())
+	img.apply(t, backups[len(backups)-1].uuid, 0, gid, p.diffs())
 	assert.True(t, bytes.Equal(model, img.data), "and at the archive")
 	assert.Greater(t, gid, meta.Gid(2))
 }

@@ -197,11 +197,11 @@ func (p *fakeProxy) diffs() []takenDiff {
 	return slices.Clone(p.taken)
 }
 
-// apply brings an image from gid 0 to gid to with the diffs of a log life, as
+// apply brings an image from gid at to gid to with the diffs of a log life, as
 // an archive does: always with the one that reaches farthest.
-func (m *memImage) apply(t *testing.T, uuid meta.UUID, to meta.Gid, diffs []takenDiff) {
+func (m *memImage) apply(t *testing.T, uuid meta.UUID, at, to meta.Gid, diffs []takenDiff) {
 	t.Helper()
-	for at := meta.Gid(0); at < to; {
+	for at < to {
 		fits := func(d takenDiff) bool {
 			return d.uuid == uuid && d.diff.B.B <= at && at < d.diff.E.B && d.diff.E.B <= to
 		}

@@ -87,7 +87,7 @@ func (g *group) verify(t *testing.T) {
 	for _, p := range g.proxies {
 		diffs = append(diffs, p.diffs()...)
 	}
-	img.apply(t, b.uuid, g.done(t).Gid, diffs)
+	img.apply(t, b.uuid, 0, g.done(t).Gid, diffs)
 	assert.True(t, bytes.Equal(g.content(t), img.data), "backup and diffs give the device's content")
 }
 

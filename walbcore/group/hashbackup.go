@@ -3,6 +3,7 @@ package group
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -87,9 +88,7 @@ func (b *hashBackup) mustHold(_ context.Context, state fsm.ArchiveState) error {
 // lookArchives learns what the archives have when nothing is sent any more.
 func (b *hashBackup) lookArchives(ctx context.Context) error {
 	for _, f := range b.facts {
-		for name, info := range f.archives {
-			b.infos[name] = info
-		}
+		maps.Copy(b.infos, f.archives)
 	}
 	w := wait{op: b.op, server: b.a0.Name, volume: b.vol, expected: "state Archived"}
 	err := await(ctx, b.g.opts.Patience, w, func(ctx context.Context) (string, bool, error) {

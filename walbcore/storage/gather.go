@@ -76,7 +76,7 @@ func (s *Server) gather(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }() // what matters was said before
 		infos, err := transfer.AskLatest(ctx, conn, names)
 		if err != nil {
 			return err

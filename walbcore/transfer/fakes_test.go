@@ -140,6 +140,7 @@ func (s *fakeStorage) ResetLogAt(_ context.Context, gid meta.Gid) (meta.UUID, er
 	s.call("reset log at %d", gid)
 	return s.uuid, nil
 }
+
 func (s *fakeStorage) Begun(context.Context) error { s.call("begun"); return nil }
 func (s *fakeStorage) Source(context.Context) (BlockSource, error) {
 	s.call("source")

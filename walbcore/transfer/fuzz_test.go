@@ -135,7 +135,7 @@ func (s fuzzHashBackup) Accept(_ context.Context, r *wire.FullSyncRequest) (meta
 
 func (s fuzzHashBackup) Begin(context.Context, meta.UUID) (HashBackupSink, error) {
 	s.file.Reset()
-	return fuzzCompared{s.fuzzRepl}, nil
+	return fuzzCompared(s), nil
 }
 
 func (s fuzzRepl) Full(_ context.Context, r *wire.ReplFullRequest) (block.LB, error) {

@@ -93,6 +93,7 @@ func life(t *testing.T, r *rig, w, w2 *world, step func(do func() error)) {
 			return err
 		}
 		r.awaitNoStop(t, "v0")
+		r.awaitIdle(t, "v0")
 		if state := r.state(t, "v0"); state != "Stopped" {
 			return errors.New("not stopped but " + state)
 		}

@@ -246,6 +246,7 @@ func TestForceStopBreaksUpkeepOff(t *testing.T) {
 	require.Error(t, <-scanned)
 
 	verified := make(chan error, 1)
+	begun = make(chan struct{}, 1) // the scan may have told of itself once more
 	go func() {
 		_, err := c.Verify(context.WithoutCancel(ctx), "v0", 1, func(uint64, uint64) {
 			select {
